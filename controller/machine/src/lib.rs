@@ -1,0 +1,1 @@
+//! The replication state machine, free of I/O.

@@ -1,0 +1,1 @@
+//! The controller beside each PostgreSQL instance, and the operator's command.

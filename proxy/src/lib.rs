@@ -1,0 +1,1 @@
+//! One stable address in front of a cluster.
