@@ -1,1 +1,4 @@
 //! The controller beside each PostgreSQL instance, and the operator's command.
+#![deny(unsafe_code)]
+
+pub mod store;

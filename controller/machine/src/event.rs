@@ -1,0 +1,39 @@
+//! Everything that can happen to one instance, as far as the protocol is concerned.
+
+use dugong_topology::Revision;
+
+use crate::server::Server;
+use crate::snapshot::Snapshot;
+use crate::time::Time;
+
+/// One thing that happened. Whatever was started by an [`Action`](crate::Action) ends in one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Time passed; nothing else did.
+    Tick,
+    /// The store was read.
+    Snapshot(Snapshot),
+    /// The store did not answer. No reason to change a role, one to say so.
+    StoreFailed { why: String },
+    /// The session was opened or renewed by a request that was begun at `begun`.
+    Renewed { begun: Time },
+    /// The server was looked at.
+    Observed(Server),
+    /// A commit that was begun at `begun` came back through synchronous replication.
+    LinkConfirmed { begun: Time },
+    /// The answer to the one declaration in flight.
+    DeclareAnswered(Answer),
+    /// The operator wants this instance to end.
+    Leave,
+}
+
+/// What became of a declaration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// The record is written; this is its revision.
+    Won { at: Revision },
+    /// The record had changed, or the guard did not hold. Read again (R1).
+    Lost,
+    /// No answer came: it may have been written or not. Read again.
+    Unknown,
+}

@@ -1,0 +1,152 @@
+//! The state record: the one record in the store that says who is what.
+
+use std::fmt;
+
+use dugong_topology::{Freeze, Generation, InstanceId, Position, Role};
+use serde::{Deserialize, Serialize};
+
+/// Who is what in one generation of one cluster. Written only by compare-and-swap (R1).
+///
+/// Holds ids, never addresses: those change, and are what presences are for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// The cluster's name.
+    pub cluster: String,
+    pub system_identifier: SystemIdentifier,
+    pub generation: Generation,
+    pub primary: InstanceId,
+    /// None: the primary has no standby that it may wait for, so writes wait (R6).
+    pub sync: Option<InstanceId>,
+    /// In chain order.
+    pub asyncs: Vec<InstanceId>,
+    pub deposed: Vec<InstanceId>,
+    /// Where the generation begins: its sync may take over only from here on (R3 c).
+    pub began_at: Position,
+    /// While set, nothing in the record changes by itself.
+    pub frozen: Option<Freeze>,
+    /// The operator asked for a primary without a sync.
+    pub one_node: bool,
+    pub reason: Reason,
+}
+
+/// PostgreSQL's number of one cluster of data directories, set by initdb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SystemIdentifier(pub u64);
+
+impl fmt::Display for SystemIdentifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<String> for SystemIdentifier {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<SystemIdentifier> for String {
+    fn from(identifier: SystemIdentifier) -> Self {
+        identifier.to_string()
+    }
+}
+
+/// Why a generation was declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    Bootstrap,
+    PrimaryLost,
+    SyncLost,
+    /// A primary that had no sync got one.
+    SyncFound,
+    Switchover,
+    Operator,
+}
+
+impl Reason {
+    /// The words of the topology document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bootstrap => "bootstrap",
+            Self::PrimaryLost => "primary lost",
+            Self::SyncLost => "sync lost",
+            Self::SyncFound => "sync found",
+            Self::Switchover => "switchover",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl Record {
+    /// What `id` is in this generation; none for an instance that is not in the record.
+    pub fn role_of(&self, id: &InstanceId) -> Option<Role> {
+        if self.primary == *id {
+            Some(Role::Primary)
+        } else if self.sync.as_ref() == Some(id) {
+            Some(Role::Sync)
+        } else if self.asyncs.contains(id) {
+            Some(Role::Async)
+        } else if self.deposed.contains(id) {
+            Some(Role::Deposed)
+        } else {
+            None
+        }
+    }
+
+    /// Primary, sync, asyncs: each replicates from the one before it.
+    pub fn chain(&self) -> impl DoubleEndedIterator<Item = &InstanceId> {
+        std::iter::once(&self.primary).chain(&self.sync).chain(&self.asyncs)
+    }
+
+    /// R3, R4: the sync `me` takes over with everything up to `end`; `sync` is its own sync.
+    #[must_use]
+    pub fn taken_over_by(&self, me: &InstanceId, sync: &InstanceId, end: Position) -> Self {
+        let mut next = self.without(sync);
+        next.deposed.push(self.primary.clone());
+        next.generation = self.generation.next();
+        next.primary = me.clone();
+        next.sync = Some(sync.clone());
+        next.began_at = end;
+        next.reason = Reason::PrimaryLost;
+        next
+    }
+
+    /// R2, R6: the primary goes on with another sync. The former one leaves the record; it comes
+    /// back as a newcomer, since its WAL is a prefix of the primary's.
+    #[must_use]
+    pub fn with_sync(&self, sync: &InstanceId, end: Position) -> Self {
+        let mut next = self.without(sync);
+        next.generation = self.generation.next();
+        next.reason = if self.sync.is_some() { Reason::SyncLost } else { Reason::SyncFound };
+        next.sync = Some(sync.clone());
+        next.began_at = end;
+        next
+    }
+
+    /// R2, R8: a newcomer, or a repaired instance, joins at the end of the chain.
+    #[must_use]
+    pub fn with_async(&self, id: &InstanceId) -> Self {
+        let mut next = self.without(id);
+        next.asyncs.push(id.clone());
+        next
+    }
+
+    /// This record without an async or deposed instance; no new generation.
+    #[must_use]
+    pub fn without(&self, id: &InstanceId) -> Self {
+        let mut next = self.clone();
+        next.asyncs.retain(|other| other != id);
+        next.deposed.retain(|other| other != id);
+        next
+    }
+
+    /// This record with the operator's word about automatic transitions; no new generation.
+    #[must_use]
+    pub fn with_freeze(&self, frozen: Option<Freeze>) -> Self {
+        Self { frozen, ..self.clone() }
+    }
+}

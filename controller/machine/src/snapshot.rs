@@ -1,0 +1,75 @@
+//! One reading of the store, whole.
+
+use std::collections::BTreeMap;
+
+use dugong_topology::{InstanceId, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::presence::{Presence, ServerState};
+use crate::record::Record;
+
+/// Everything the store holds at one revision. Equal revisions mean equal content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The store's count of writes.
+    pub revision: Revision,
+    /// None: the cluster was never bootstrapped.
+    pub declared: Option<Declared>,
+    /// The last word of every instance that ever said one.
+    pub instances: BTreeMap<InstanceId, Instance>,
+}
+
+/// The state record as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Declared {
+    pub record: Record,
+    /// The revision of the record's own last write: what a compare-and-swap compares.
+    pub revision: Revision,
+    /// When the generation was declared: milliseconds since 1970 by the declarer's clock, for
+    /// people to read. No decision uses it.
+    pub since_unix_ms: u64,
+}
+
+/// An instance's last word, and whether its session is alive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Instance {
+    pub presence: Presence,
+    pub session: Session,
+}
+
+/// The store's lease of one controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Session {
+    Alive,
+    /// Not renewed in time, or given back.
+    Lapsed,
+}
+
+impl Snapshot {
+    /// The state record, if there is one.
+    pub fn record(&self) -> Option<&Record> {
+        self.declared.as_ref().map(|declared| &declared.record)
+    }
+
+    /// The word of an instance whose session is alive.
+    pub fn present(&self, id: &InstanceId) -> Option<&Presence> {
+        self.instances
+            .get(id)
+            .filter(|instance| instance.session == Session::Alive)
+            .map(|instance| &instance.presence)
+    }
+
+    /// All instances whose sessions are alive, in the order of their ids.
+    pub fn all_present(&self) -> impl Iterator<Item = &Presence> {
+        self.instances
+            .values()
+            .filter(|instance| instance.session == Session::Alive)
+            .map(|instance| &instance.presence)
+    }
+
+    /// Whether `id` is present and its server replicates on the primary's history.
+    pub fn is_ready(&self, id: &InstanceId) -> bool {
+        self.present(id).is_some_and(|presence| presence.server == ServerState::Ready)
+    }
+}
