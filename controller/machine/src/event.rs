@@ -32,8 +32,10 @@ pub enum Event {
 pub enum Answer {
     /// The record is written; this is its revision.
     Won { at: Revision },
-    /// The record had changed, or the guard did not hold. Read again (R1).
-    Lost,
-    /// No answer came: it may have been written or not. Read again.
+    /// The record had changed: read again before anything else is decided (R1).
+    Raced,
+    /// The guard did not hold: the primary is present and runs its server.
+    Guarded,
+    /// No answer came: it may have been written or not. Asked again until there is one.
     Unknown,
 }

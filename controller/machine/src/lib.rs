@@ -1,5 +1,13 @@
 //! The replication state machine: what one instance does next, and nothing else.
 //!
+//! [`step`] is pure. The time comes in as an argument, the world comes in as an [`Event`], and all
+//! that leaves is a new [`State`] and the [`Action`]s to start. The controller's driver waits,
+//! calls `step`, starts the actions, and turns their outcomes into events.
+//!
+//! Read [`Event`], [`Action`] and [`Goal`] first: they are the whole interface. Then `step`, which
+//! takes in the event, decides by role (`step/primary.rs`, `step/takeover.rs`, …) and asks for
+//! what is not there yet.
+//!
 //! **Invariant:** nothing here can reach a clock, a thread, a file or a socket. The crate depends
 //! on the topology's words and serde alone. Collections are ordered, because the order of
 //! iteration is part of the result.
@@ -8,20 +16,27 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod chain;
 mod event;
+mod lease;
 mod presence;
 mod record;
 mod server;
 mod snapshot;
+mod state;
+mod step;
 mod time;
 
 pub use action::{Action, Declaration, Guard};
 pub use event::{Answer, Event};
+pub use lease::Leases;
 pub use presence::{LagAge, Presence, ServerState, StandbyLag};
-pub use record::{Reason, Record, SystemIdentifier};
+pub use record::{Deposed, Reason, Record, SystemIdentifier};
 pub use server::{
     Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, StandbyGoal,
     StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
 };
 pub use snapshot::{Declared, Instance, Session, Snapshot};
+pub use state::{Office, Settings, State, Vacancy};
+pub use step::step;
 pub use time::Time;

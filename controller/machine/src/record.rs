@@ -19,7 +19,7 @@ pub struct Record {
     pub sync: Option<InstanceId>,
     /// In chain order.
     pub asyncs: Vec<InstanceId>,
-    pub deposed: Vec<InstanceId>,
+    pub deposed: Vec<Deposed>,
     /// Where the generation begins: its sync may take over only from here on (R3 c).
     pub began_at: Position,
     /// While set, nothing in the record changes by itself.
@@ -27,6 +27,14 @@ pub struct Record {
     /// The operator asked for a primary without a sync.
     pub one_node: bool,
     pub reason: Reason,
+}
+
+/// A former primary that was taken over from, and the generation that began by it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Deposed {
+    pub id: InstanceId,
+    /// A copy made in this generation or later repairs it (R7).
+    pub since: Generation,
 }
 
 /// PostgreSQL's number of one cluster of data directories, set by initdb.
@@ -90,11 +98,16 @@ impl Record {
             Some(Role::Sync)
         } else if self.asyncs.contains(id) {
             Some(Role::Async)
-        } else if self.deposed.contains(id) {
+        } else if self.deposed_since(id).is_some() {
             Some(Role::Deposed)
         } else {
             None
         }
+    }
+
+    /// The generation by which `id` was deposed, while it is.
+    pub fn deposed_since(&self, id: &InstanceId) -> Option<Generation> {
+        self.deposed.iter().find(|deposed| deposed.id == *id).map(|deposed| deposed.since)
     }
 
     /// Primary, sync, asyncs: each replicates from the one before it.
@@ -106,8 +119,8 @@ impl Record {
     #[must_use]
     pub fn taken_over_by(&self, me: &InstanceId, sync: &InstanceId, end: Position) -> Self {
         let mut next = self.without(sync);
-        next.deposed.push(self.primary.clone());
         next.generation = self.generation.next();
+        next.deposed.push(Deposed { id: self.primary.clone(), since: next.generation });
         next.primary = me.clone();
         next.sync = Some(sync.clone());
         next.began_at = end;
@@ -140,7 +153,7 @@ impl Record {
     pub fn without(&self, id: &InstanceId) -> Self {
         let mut next = self.clone();
         next.asyncs.retain(|other| other != id);
-        next.deposed.retain(|other| other != id);
+        next.deposed.retain(|other| other.id != *id);
         next
     }
 

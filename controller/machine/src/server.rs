@@ -112,6 +112,9 @@ pub struct Identity {
     pub generation: Generation,
     /// How often the data was made anew here, by initdb or as a copy. 1 for the first data.
     pub making: u32,
+    /// The generation that the copy was made for; 0 after initdb. A copy that was made for
+    /// generation g repairs what was deposed in g or before (R7).
+    pub made_in: Generation,
     /// Where its WAL ended when initdb or the copy had made it.
     pub made_at: Position,
 }

@@ -1,0 +1,80 @@
+//! The two leases: until when a primary may serve, and from when on its sync may be sure.
+//!
+//! A primary serves while at least one of the two is alive; its sync takes over only when both are
+//! dead. No clock is compared with another one: each side measures a span on its own clock, and
+//! the sync waits longer by [`RATE_MARGIN`].
+//!
+//! Source: PROTOCOL.md, "The two leases".
+
+use std::time::Duration;
+
+use crate::time::Time;
+
+/// How much longer the sync waits than the primary serves: two clocks that differ by less than
+/// 10 % in rate cannot make a lease look dead too early. Crystals are within 0.02 %; the rest is
+/// for virtual machines.
+const RATE_MARGIN: u32 = 10;
+
+/// What a primary knows about its leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Leases {
+    /// The store's session, counted from before the renewal was sent.
+    pub session_until: Time,
+    /// The synchronous link, counted from before the confirmed commit was begun.
+    pub link_until: Time,
+}
+
+impl Leases {
+    /// Whether a primary may serve.
+    pub fn alive_at(&self, now: Time) -> bool {
+        now < self.session_until || now < self.link_until
+    }
+
+    /// The store renewed the session by a request that was begun at `begun`.
+    pub(crate) fn renewed(&mut self, begun: Time, session_ttl: Duration) {
+        self.session_until = self.session_until.max(begun.after(session_ttl));
+    }
+
+    /// A commit that was begun at `begun` came back through the sync.
+    pub(crate) fn link_confirmed(&mut self, begun: Time, link_ttl: Duration) {
+        self.link_until = self.link_until.max(begun.after(link_ttl));
+    }
+}
+
+/// Whether the primary's link lease is dead for certain, as its sync sees it: nothing has come
+/// through the link since `quiet_since`.
+pub(crate) fn link_is_dead(now: Time, quiet_since: Time, link_ttl: Duration) -> bool {
+    now.is_past(quiet_since, link_ttl + link_ttl / RATE_MARGIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_serves_while_one_lease_is_alive() {
+        #[rustfmt::skip]
+        let cases = [
+            // session link  serves
+            (      101, 101, true),
+            (      101, 100, true),
+            (      100, 101, true),
+            (      100, 100, false),
+        ];
+        for (session_until, link_until, serves) in cases {
+            let leases =
+                Leases { session_until: Time(session_until), link_until: Time(link_until) };
+            assert_eq!(leases.alive_at(Time(100)), serves, "{leases:?}");
+        }
+    }
+
+    #[test]
+    fn the_sync_waits_longer_than_the_primary_serves() {
+        let ttl = Duration::from_secs(2);
+        let mut leases = Leases::default();
+        leases.link_confirmed(Time(1_000), ttl);
+        assert!(!leases.alive_at(Time(3_000)));
+        assert!(!link_is_dead(Time(3_000), Time(1_000), ttl));
+        assert!(link_is_dead(Time(3_200), Time(1_000), ttl));
+    }
+}
