@@ -1,4 +1,6 @@
 //! The controller beside each PostgreSQL instance, and the operator's command.
 #![deny(unsafe_code)]
 
+pub mod config;
+pub mod credentials;
 pub mod store;

@@ -1,0 +1,217 @@
+//! The controller's configuration file, `controller.toml`.
+//!
+//! [`Config::load`] reads and checks it whole: what starts is what works. The smallest file:
+//!
+//! ```toml
+//! instance = "pg-1"
+//! dir = "/var/lib/dugong/pg-1"
+//! credentials = "/var/lib/dugong/credentials.json"
+//!
+//! [postgres]
+//! listen = "127.0.0.1:20001"
+//!
+//! [http]
+//! listen = "127.0.0.1:20011"
+//!
+//! [store]
+//! path = "/var/lib/dugong/store.db"
+//! ```
+//!
+//! **Invariant:** plain data only, no socket and no handle; a key that is not known is an error,
+//! since a misspelt timeout must not be a silent default.
+
+mod error;
+mod keys;
+mod postgres;
+mod timings;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dugong_topology::{Address, InstanceId, units};
+use serde::Deserialize;
+
+pub use error::{ConfigError, ConfigProblem, Nearest};
+pub use postgres::PostgresConfig;
+pub use timings::Timings;
+
+/// What one controller is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The cluster's name, in the letters of an instance id. Default `main`.
+    pub cluster: String,
+    /// The stable name of this instance. Required.
+    pub instance: InstanceId,
+    /// The instance's own directory (data, sockets, logs); absolute. Required.
+    pub dir: PathBuf,
+    /// The file of the cluster's passwords; absolute. Required.
+    pub credentials: PathBuf,
+    /// How many instances must be present before a cluster is made of them: 2 to 9. Default 2.
+    pub bootstrap_size: usize,
+    pub postgres: PostgresConfig,
+    pub http: HttpConfig,
+    pub store: StoreConfig,
+    pub timings: Timings,
+}
+
+/// `[http]`: where this controller answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Host and port; others reach the controller there, so it is no wildcard. Required.
+    pub listen: Address,
+}
+
+/// `[store]`: where the state record lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    pub backend: StoreBackend,
+    /// The store ends a session that was not renewed for this long: 1 s to 60 s. Default 3 s.
+    pub session_ttl: Duration,
+}
+
+/// `kind` in `[store]`, and the keys that belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreBackend {
+    /// One file that all controllers of this machine share.
+    Sqlite {
+        /// Absolute. Required.
+        path: PathBuf,
+    },
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that names the file, the key and the way out.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let of = |problem| ConfigError { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| of(ConfigProblem::Unreadable { error }))?;
+        Self::parse(&text).map_err(of)
+    }
+
+    fn parse(text: &str) -> Result<Self, ConfigProblem> {
+        let syntax = |error: &toml::de::Error| ConfigProblem::syntax(text, error);
+        let table: toml::Table = toml::from_str(text).map_err(|error| syntax(&error))?;
+        // Before the values: a misspelt key is told as such, not as the absence of the right one.
+        keys::check(&table)?;
+        let raw: RawConfig = toml::from_str(text).map_err(|error| syntax(&error))?;
+        Self::try_from(raw)
+    }
+}
+
+/// What the file may say, before relations are checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    #[serde(default = "default_cluster")]
+    cluster: String,
+    instance: InstanceId,
+    dir: PathBuf,
+    credentials: PathBuf,
+    #[serde(default = "default_bootstrap_size")]
+    bootstrap_size: usize,
+    postgres: postgres::RawPostgres,
+    http: RawHttp,
+    store: RawStore,
+    #[serde(default)]
+    timings: timings::RawTimings,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHttp {
+    listen: Address,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStore {
+    #[serde(default)]
+    kind: RawKind,
+    path: PathBuf,
+    #[serde(default = "default_session_ttl", with = "units::duration")]
+    session_ttl: Duration,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawKind {
+    #[default]
+    Sqlite,
+}
+
+fn default_cluster() -> String {
+    "main".to_owned()
+}
+
+fn default_bootstrap_size() -> usize {
+    2
+}
+
+fn default_session_ttl() -> Duration {
+    Duration::from_secs(3)
+}
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigProblem;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigProblem> {
+        let RawConfig { cluster, instance, dir, credentials, bootstrap_size, .. } = raw;
+        // The two names meet in the same places: an application_name, a label of a metric.
+        if cluster.parse::<InstanceId>().is_err() {
+            return Err(ConfigProblem::ClusterName { text: cluster });
+        }
+        for (key, path) in
+            [("dir", &dir), ("credentials", &credentials), ("store.path", &raw.store.path)]
+        {
+            if !path.is_absolute() {
+                return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
+            }
+        }
+        // One instance cannot wait for a sync; above 9 a bootstrap would wait for a typing error.
+        if !(2..=9).contains(&bootstrap_size) {
+            return Err(ConfigProblem::BootstrapSize { value: bootstrap_size });
+        }
+        let session_ttl = raw.store.session_ttl;
+        let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(60));
+        // Below a second a busy disk would end sessions; above a minute nobody wants to wait.
+        if !(shortest..=longest).contains(&session_ttl) {
+            let key = "store.session_ttl";
+            return Err(ConfigProblem::OutOfRange { key, value: session_ttl, shortest, longest });
+        }
+        let postgres = PostgresConfig::try_from(raw.postgres)?;
+        refuse_wildcard("http.listen", &raw.http.listen)?;
+        if postgres.listen == raw.http.listen {
+            return Err(ConfigProblem::SameListener { listen: postgres.listen });
+        }
+        let backend = match raw.store.kind {
+            RawKind::Sqlite => StoreBackend::Sqlite { path: raw.store.path },
+        };
+        Ok(Self {
+            cluster,
+            instance,
+            dir,
+            credentials,
+            bootstrap_size,
+            postgres,
+            http: HttpConfig { listen: raw.http.listen },
+            store: StoreConfig { backend, session_ttl },
+            timings: raw.timings.checked(session_ttl)?,
+        })
+    }
+}
+
+/// An address is also what others are told: nobody can connect to "everywhere".
+fn refuse_wildcard(key: &'static str, listen: &Address) -> Result<(), ConfigProblem> {
+    let ip = listen.host.parse::<std::net::IpAddr>();
+    if ip.is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(ConfigProblem::Wildcard { key, listen: listen.clone() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

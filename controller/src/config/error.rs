@@ -1,0 +1,99 @@
+//! Why a configuration is refused: one variant for each refusal.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dugong_topology::Address;
+
+/// A configuration file that is refused: a sentence that begins with the file's name.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub struct ConfigError {
+    pub path: PathBuf,
+    pub problem: ConfigProblem,
+}
+
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigProblem {
+    #[error("cannot be read: {error}")]
+    Unreadable { error: io::Error },
+    /// No TOML, a value of the wrong form, or a required key that is missing.
+    #[error("line {line}: {message}")]
+    Malformed { line: usize, message: String },
+    #[error("unknown key \"{key}\" {section}{nearest}")]
+    UnknownKey { key: String, section: String, nearest: Nearest },
+    #[error(
+        "cluster = \"{text}\" is no name of a cluster: use a lower-case letter, then lower-case \
+         letters, digits and dashes, at most 48 characters"
+    )]
+    ClusterName { text: String },
+    #[error("{key} = \"{}\" is relative: write the whole path, from / on", value.display())]
+    NotAbsolute { key: &'static str, value: PathBuf },
+    #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
+    BootstrapSize { value: usize },
+    #[error("{key} = \"{}\" is out of range: {} to {}", text(value), text(shortest), text(longest))]
+    OutOfRange { key: &'static str, value: Duration, shortest: Duration, longest: Duration },
+    #[error(
+        "{key} = \"{}\" is too long beside {other} = \"{}\": {reason}",
+        text(value),
+        text(limit)
+    )]
+    TooLong {
+        key: &'static str,
+        value: Duration,
+        other: &'static str,
+        limit: Duration,
+        reason: &'static str,
+    },
+    #[error("postgres.listen and http.listen are both {listen}: give each a port of its own")]
+    SameListener { listen: Address },
+    #[error("{key} = \"{listen}\" is a wildcard: others are told this address, so name one")]
+    Wildcard { key: &'static str, listen: Address },
+    #[error("postgres.settings: {name} is set by Dugong ({reason}): remove it")]
+    OwnedSetting { name: String, reason: &'static str },
+    #[error(
+        "postgres.settings: {name:?} is no name of a setting: letters, digits, underscores, and \
+         a dot in those of extensions"
+    )]
+    SettingName { name: String },
+    #[error("postgres.settings: the value of {name} has a line break or a NUL")]
+    SettingValue { name: String },
+}
+
+/// What was probably meant by an unknown key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nearest {
+    /// A key of the same section.
+    Spelling(&'static str),
+    /// The same key in another section; empty: at the top of the file.
+    Section(&'static str),
+    /// Nothing near; the keys of the section.
+    None(&'static [&'static str]),
+}
+
+impl std::fmt::Display for Nearest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Spelling(key) => write!(f, "; did you mean \"{key}\"?"),
+            Self::Section("") => f.write_str("; it belongs at the top of the file"),
+            Self::Section(section) => write!(f, "; it belongs in [{section}]"),
+            Self::None(keys) => write!(f, "; known there are {}", keys.join(", ")),
+        }
+    }
+}
+
+impl ConfigProblem {
+    /// A refusal of the TOML reader, with its place in `text`.
+    pub(super) fn syntax(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Self::Malformed { line, message: error.message().trim().replace('\n', ", ") }
+    }
+}
+
+/// A duration as the file says it.
+fn text(span: &Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(*span)
+}

@@ -1,0 +1,94 @@
+//! `[postgres]`: the server that this controller runs, and the settings that stay Dugong's.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dugong_topology::Address;
+use serde::Deserialize;
+
+use super::error::ConfigProblem;
+
+/// `[postgres]`: the server that this controller runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresConfig {
+    /// The directory of `initdb`, `postgres` and their kin; absolute. Default: found by itself.
+    pub bin: Option<PathBuf>,
+    /// Host and port; clients and standbys reach it there, so it is no wildcard. Required.
+    pub listen: Address,
+    /// Further settings of the server, name to value, as in `postgresql.conf`. Default: none.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// The settings that Dugong writes itself, in lower case, and why.
+#[rustfmt::skip]
+const OWNED: [(&str, &str); 22] = [
+    ("listen_addresses",              "postgres.listen says it"),
+    ("port",                          "postgres.listen says it"),
+    ("unix_socket_directories",       "the controller talks to its server there"),
+    ("data_directory",                "dir says it"),
+    ("config_file",                   "dir says it"),
+    ("hba_file",                      "access follows the instance's role"),
+    ("ident_file",                    "access follows the instance's role"),
+    ("synchronous_standby_names",     "it decides which commits survive a failover"),
+    ("synchronous_commit",            "it decides which commits survive a failover"),
+    ("fsync",                         "without it a crash loses acknowledged commits"),
+    ("full_page_writes",              "without it a crash can tear pages"),
+    ("wal_level",                     "standbys need it"),
+    ("hot_standby",                   "standbys serve reads"),
+    ("primary_conninfo",              "it follows the chain"),
+    ("primary_slot_name",             "it follows the chain"),
+    ("default_transaction_read_only", "it follows the instance's role"),
+    ("recovery_target_timeline",      "standbys follow the primary's newest timeline"),
+    ("recovery_target",               "a standby that stops in the past cannot take over"),
+    ("recovery_target_lsn",           "a standby that stops in the past cannot take over"),
+    ("recovery_target_name",          "a standby that stops in the past cannot take over"),
+    ("recovery_target_time",          "a standby that stops in the past cannot take over"),
+    ("recovery_target_xid",           "a standby that stops in the past cannot take over"),
+];
+
+/// What the section may say, before it is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPostgres {
+    bin: Option<PathBuf>,
+    listen: Address,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
+}
+
+impl TryFrom<RawPostgres> for PostgresConfig {
+    type Error = ConfigProblem;
+
+    fn try_from(raw: RawPostgres) -> Result<Self, ConfigProblem> {
+        let RawPostgres { bin, listen, settings } = raw;
+        if let Some(bin) = bin.as_ref().filter(|bin| !bin.is_absolute()) {
+            return Err(ConfigProblem::NotAbsolute { key: "postgres.bin", value: bin.clone() });
+        }
+        super::refuse_wildcard("postgres.listen", &listen)?;
+        for (name, value) in &settings {
+            check_setting(name, value)?;
+        }
+        Ok(Self { bin, listen, settings })
+    }
+}
+
+/// Refuses what would be Dugong's word, or break the file that it is written into.
+fn check_setting(name: &str, value: &str) -> Result<(), ConfigProblem> {
+    let name = name.to_owned();
+    // PostgreSQL takes names in any case.
+    let lower = name.to_ascii_lowercase();
+    if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == lower) {
+        return Err(ConfigProblem::OwnedSetting { name, reason });
+    }
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if !name.split('.').all(is_word) {
+        return Err(ConfigProblem::SettingName { name });
+    }
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(ConfigProblem::SettingValue { name });
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+use super::*;
+
+/// Every key at once.
+const WHOLE: &str = r#"
+cluster = "orders"
+instance = "pg-1"
+dir = "/srv/dugong/pg-1"
+credentials = "/srv/dugong/credentials.json"
+bootstrap_size = 3
+
+[postgres]
+bin = "/usr/lib/postgresql/15/bin"
+listen = "127.0.0.1:20001"
+settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
+
+[http]
+listen = "127.0.0.1:20011"
+
+[store]
+kind = "sqlite"
+path = "/srv/dugong/store.db"
+session_ttl = "4s"
+
+[timings]
+link_ttl = "3s"
+heartbeat_interval = "250ms"
+sync_timeout = "1s"
+restart_after = "6s"
+stuck_after = "1min"
+forget_after = "1day"
+"#;
+
+const SMALLEST: &str = r#"
+instance = "pg-1"
+dir = "/srv/dugong/pg-1"
+credentials = "/srv/dugong/credentials.json"
+[postgres]
+listen = "127.0.0.1:20001"
+[http]
+listen = "127.0.0.1:20011"
+[store]
+path = "/srv/dugong/store.db"
+"#;
+
+#[test]
+fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
+    let config = Config::parse(WHOLE).unwrap();
+    assert_eq!(config.cluster, "orders");
+    assert_eq!(config.bootstrap_size, 3);
+    assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
+    assert_eq!(config.store.session_ttl, Duration::from_secs(4));
+    assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
+    let file: toml::Table = toml::from_str(WHOLE).unwrap();
+    for (section, keys) in keys::SECTIONS {
+        let table = if section.is_empty() { &file } else { file[section].as_table().unwrap() };
+        for key in keys {
+            assert!(table.contains_key(*key), "{key} in [{section}]");
+        }
+    }
+}
+
+#[test]
+fn the_smallest_file_has_the_documented_defaults() {
+    let config = Config::parse(SMALLEST).unwrap();
+    assert_eq!(config.cluster, "main");
+    assert_eq!(config.bootstrap_size, 2);
+    assert_eq!(config.postgres.bin, None);
+    assert_eq!(config.store.session_ttl, Duration::from_secs(3));
+    assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
+    assert_eq!(config.timings.heartbeat_interval, Duration::from_millis(500));
+    let StoreBackend::Sqlite { path } = config.store.backend;
+    assert_eq!(path, Path::new("/srv/dugong/store.db"));
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_the_reason() {
+    #[rustfmt::skip]
+    let cases = [
+        // this text                         replaced by                       is answered with
+        ("session_ttl = \"4s\"",             "sesion_ttl = \"4s\"",            "unknown key \"sesion_ttl\" in [store]; did you mean \"session_ttl\"?"),
+        ("session_ttl = \"4s\"",             "link_ttl = \"4s\"",              "unknown key \"link_ttl\" in [store]; it belongs in [timings]"),
+        ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
+        ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
+        ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
+        ("\"4s\"",                           "4",                              "line 19: invalid type: integer `4`"),
+        ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
+        ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
+        ("\"4s\"",                           "\"900ms\"",                      "out of range"),
+        ("\"sqlite\"",                       "\"etcd\"",                       "unknown variant `etcd`"),
+        ("\"orders\"",                       "\"Orders\"",                     "no name of a cluster"),
+        ("\"pg-1\"",                         "\"PG 1\"",                       "line 3: \"PG 1\" is no instance id"),
+        ("instance = \"pg-1\"",              "",                               "missing field `instance`"),
+        ("\"/srv/dugong/pg-1\"",             "\"pg-1\"",                       "dir = \"pg-1\" is relative"),
+        ("\"/srv/dugong/credentials.json\"", "\"credentials.json\"",           "credentials = \"credentials.json\" is relative"),
+        ("\"/srv/dugong/store.db\"",         "\"store.db\"",                   "store.path = \"store.db\" is relative"),
+        ("\"/usr/lib/postgresql/15/bin\"",   "\"bin\"",                        "postgres.bin = \"bin\" is relative"),
+        ("bootstrap_size = 3",               "bootstrap_size = 1",             "bootstrap_size = 1 is out of range"),
+        ("bootstrap_size = 3",               "bootstrap_size = 10",            "bootstrap_size = 10 is out of range"),
+        ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
+        ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
+        ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 14: "),
+        ("shared_buffers =",                 "fsync =",                        "fsync is set by Dugong (without it a crash"),
+        ("shared_buffers =",                 "Synchronous_Commit =",           "Synchronous_Commit is set by Dugong"),
+        ("shared_buffers =",                 "\"a b\" =",                      "\"a b\" is no name of a setting"),
+        ("\"64MB\"",                         "\"64MB\\nfsync = off\"",         "has a line break"),
+        ("\"64MB\"",                         "64",                             "expected a string"),
+        ("heartbeat_interval = \"250ms\"",   "heartbeat_interval = \"10ms\"",  "timings.heartbeat_interval = \"10ms\" is out of range"),
+        ("sync_timeout = \"1s\"",            "sync_timeout = \"500ms\"",       "beside timings.sync_timeout = \"500ms\""),
+        ("link_ttl = \"3s\"",                "link_ttl = \"500ms\"",           "beside timings.link_ttl = \"500ms\": one late heartbeat"),
+        ("link_ttl = \"3s\"",                "link_ttl = \"4s\"",              "timings.link_ttl = \"4s\" is too long beside store.session_ttl = \"4s\""),
+        ("restart_after = \"6s\"",           "restart_after = \"4s\"",         "beside timings.restart_after = \"4s\""),
+        ("stuck_after = \"1min\"",           "stuck_after = \"1s\"",           "beside timings.stuck_after = \"1s\""),
+        ("forget_after = \"1day\"",          "forget_after = \"1s\"",          "beside timings.forget_after = \"1s\""),
+        ("[http]",                           "[http",                          "line 13: "),
+    ];
+    for (from, to, expected) in cases {
+        assert!(WHOLE.contains(from), "{from}");
+        let message = match Config::parse(&WHOLE.replacen(from, to, 1)) {
+            Ok(config) => panic!("{to:?} was taken: {config:?}"),
+            Err(problem) => problem.to_string(),
+        };
+        assert!(message.contains(expected), "{to:?} is answered with {message:?}");
+        assert!(!message.contains('\n'), "{to:?}: one line, not {message:?}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("controller.toml");
+    let missing = Config::load(&path).unwrap_err().to_string();
+    assert!(missing.contains("controller.toml: cannot be read: "), "{missing}");
+    std::fs::write(&path, SMALLEST.replace("path", "paht")).unwrap();
+    let misspelt = Config::load(&path).unwrap_err().to_string();
+    assert!(misspelt.starts_with(&path.display().to_string()), "{misspelt}");
+    assert!(misspelt.ends_with("in [store]; did you mean \"path\"?"), "{misspelt}");
+    std::fs::write(&path, SMALLEST).unwrap();
+    assert_eq!(Config::load(&path).unwrap(), Config::parse(SMALLEST).unwrap());
+}

@@ -1,0 +1,238 @@
+//! The cluster's passwords: made once, before the cluster is, and kept in one file of mode 0600.
+//!
+//! [`Credentials::generate`] and [`Credentials::store_new`] are for whoever makes a cluster;
+//! every controller calls [`Credentials::load`].
+//!
+//! **Invariant:** no password is ever shown by `Debug`, and a file that others may read is refused.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// 62 letters and digits to the power of 32: 190 bits.
+const PASSWORD_CHARACTERS: usize = 32;
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// The roles that Dugong makes in a cluster, and how each of them logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Made by initdb; the controllers' own connections.
+    pub superuser: Login,
+    /// The standbys' connections to their upstreams.
+    pub replication: Login,
+    /// Reads the verifiers of passwords, for the proxy.
+    pub lookup: Login,
+    /// A ready-made role that is no superuser, and its database.
+    pub application: ApplicationLogin,
+}
+
+/// A role and its password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub name: String,
+    pub password: Password,
+}
+
+/// A role, its password, and the database that it owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplicationLogin {
+    pub name: String,
+    pub password: Password,
+    pub database: String,
+}
+
+/// A password in clear, hidden from `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(String);
+
+impl Password {
+    /// The password itself: for a connection, a SCRAM verifier or a file of mode 0600.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn generate(random: &mut impl Read) -> io::Result<Self> {
+        let mut password = String::with_capacity(PASSWORD_CHARACTERS);
+        let mut byte = [0];
+        while password.len() < PASSWORD_CHARACTERS {
+            random.read_exact(&mut byte)?;
+            // 248 = 4 × 62: above it the first letters would be likelier than the last ones.
+            if byte[0] < 248 {
+                password.push(char::from(ALPHABET[usize::from(byte[0]) % ALPHABET.len()]));
+            }
+        }
+        Ok(Self(password))
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+impl Credentials {
+    /// Fresh passwords for the roles of a new cluster.
+    ///
+    /// # Errors
+    ///
+    /// The system has no random numbers.
+    pub fn generate() -> Result<Self, CredentialsError> {
+        let device = Path::new("/dev/urandom");
+        let of = |error| CredentialsError::Random { error };
+        let mut random = io::BufReader::new(File::open(device).map_err(of)?);
+        let mut login = |name: &str| {
+            let password = Password::generate(&mut random).map_err(of)?;
+            Ok(Login { name: name.to_owned(), password })
+        };
+        let superuser = login("postgres")?;
+        let replication = login("dugong_replication")?;
+        let lookup = login("dugong_lookup")?;
+        let Login { name, password } = login("app")?;
+        let application = ApplicationLogin { name, password, database: "app".to_owned() };
+        Ok(Self { superuser, replication, lookup, application })
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, others may read it, or it is not what [`Credentials::store_new`] writes.
+    pub fn load(path: &Path) -> Result<Self, CredentialsError> {
+        let unreadable = |error| CredentialsError::Unreadable { path: path.to_owned(), error };
+        let mut file = File::open(path).map_err(unreadable)?;
+        // Of the opened file, not of the path: nobody can exchange it in between.
+        let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(CredentialsError::Exposed { path: path.to_owned(), mode });
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(unreadable)?;
+        serde_json::from_str(&text)
+            .map_err(|error| CredentialsError::Malformed { path: path.to_owned(), error })
+    }
+
+    /// Writes a file that does not exist yet: whole, with mode 0600, on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file exists already (it stays as it is), or cannot be written.
+    pub fn store_new(&self, path: &Path) -> Result<(), CredentialsError> {
+        let unwritable = |error: io::Error| {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                CredentialsError::Exists { path: path.to_owned() }
+            } else {
+                CredentialsError::Unwritable { path: path.to_owned(), error }
+            }
+        };
+        // Written under another name and linked, so that a crash leaves no half of a file behind.
+        let mut draft = path.to_owned().into_os_string();
+        draft.push(format!(".new-{}", std::process::id()));
+        let draft = PathBuf::from(draft);
+        let written = self.write(&draft).and_then(|()| fs::hard_link(&draft, path));
+        // Missing where it could not even be created; and what is left over is harmless.
+        let _ = fs::remove_file(&draft);
+        written.map_err(unwritable)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or_else(|| Path::new("."))).map_err(unwritable)?;
+        directory.sync_all().map_err(unwritable)
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    }
+}
+
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("/dev/urandom gives no random numbers: {error}")]
+    Random { error: io::Error },
+    #[error("the credentials {} cannot be read: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error(
+        "the credentials {0} have mode {mode:04o}, so that others may read them: run `chmod 600 {0}`",
+        path.display()
+    )]
+    Exposed { path: PathBuf, mode: u32 },
+    #[error("the credentials {} are malformed: {error}", path.display())]
+    Malformed { path: PathBuf, error: serde_json::Error },
+    #[error(
+        "the credentials {} exist already: they are the passwords of a cluster, and stay",
+        path.display()
+    )]
+    Exists { path: PathBuf },
+    #[error("the credentials {} cannot be written: {error}", path.display())]
+    Unwritable { path: PathBuf, error: io::Error },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_stored_loads_and_nobody_else_may_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credentials.json");
+        let credentials = Credentials::generate().unwrap();
+        credentials.store_new(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(Credentials::load(&path).unwrap(), credentials);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft stays");
+        for mode in [0o640, 0o604, 0o660] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let message = Credentials::load(&path).unwrap_err().to_string();
+            assert!(message.contains("chmod 600"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_existing_file_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credentials.json");
+        let first = Credentials::generate().unwrap();
+        first.store_new(&path).unwrap();
+        let again = Credentials::generate().unwrap().store_new(&path).unwrap_err();
+        assert!(matches!(again, CredentialsError::Exists { .. }), "{again}");
+        assert_eq!(Credentials::load(&path).unwrap(), first);
+    }
+
+    #[test]
+    fn passwords_differ_are_long_and_stay_hidden() {
+        let Credentials { superuser, replication, lookup, application } =
+            Credentials::generate().unwrap();
+        let passwords =
+            [&superuser.password, &replication.password, &lookup.password, &application.password];
+        let distinct: BTreeSet<_> = passwords.iter().map(|password| password.expose()).collect();
+        assert_eq!(distinct.len(), 4);
+        for password in passwords {
+            assert_eq!(password.expose().len(), 32);
+            assert!(password.expose().bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        }
+        assert!(!format!("{superuser:?}").contains(superuser.password.expose()));
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("credentials.json");
+        let missing = Credentials::load(&path).unwrap_err().to_string();
+        assert!(missing.contains("cannot be read"), "{missing}");
+        fs::write(&path, "{}").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let malformed = Credentials::load(&path).unwrap_err().to_string();
+        assert!(malformed.contains("malformed"), "{malformed}");
+    }
+}
