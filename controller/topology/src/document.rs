@@ -38,6 +38,10 @@ pub struct Topology {
     /// Why writes wait, and what ends it; none while they do not.
     #[serde(default)]
     pub waiting: Option<String>,
+    /// When the publisher published it, milliseconds since 1970 by its clock. Says nothing about
+    /// the cluster: two documents of one version may differ in it.
+    #[serde(default)]
+    pub published_at_ms: Option<u64>,
 }
 
 /// Whether, and why not, the write address leads to the primary.
@@ -149,6 +153,7 @@ impl Topology {
             reason: None,
             since: None,
             waiting: None,
+            published_at_ms: None,
         }
     }
 
