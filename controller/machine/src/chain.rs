@@ -86,6 +86,13 @@ pub(crate) fn newcomers<'a>(
         .filter(|id| record.chain().all(|member| member != *id))
 }
 
+/// The history that a fit standby is on: the primary's, or that of the sync while no primary is in
+/// office, since only the sync can be the next one.
+pub(crate) fn office_history<'a>(snapshot: &'a Snapshot, record: &Record) -> Option<&'a History> {
+    let heirs = || snapshot.present(record.sync.as_ref()?)?.history.as_ref();
+    primary_history(snapshot, record).or_else(heirs)
+}
+
 /// The history of the primary's timeline, where it is known for the record's generation.
 pub(crate) fn primary_history<'a>(snapshot: &'a Snapshot, record: &Record) -> Option<&'a History> {
     let in_office = |presence: &&Presence| {

@@ -25,6 +25,7 @@ mod server;
 mod snapshot;
 mod state;
 mod step;
+mod text;
 mod time;
 
 pub use action::{Action, Declaration, Guard};

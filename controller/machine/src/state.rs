@@ -89,6 +89,8 @@ pub struct Office {
     pub end: Lsn,
     /// The newest generation whose sync has caught up with this primary.
     pub open: Option<Generation>,
+    /// The sync that the two times below are about.
+    pub sync: Option<InstanceId>,
     /// Since when the sync does not stream.
     pub sync_dry_since: Option<Time>,
     /// How far the sync has flushed, and since when it is there with more to flush.

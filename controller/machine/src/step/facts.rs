@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use dugong_topology::{Lsn, Revision, Role};
 
-use crate::chain::primary_history;
+use crate::chain::{office_history, primary_history};
 use crate::event::{Answer, Event};
-use crate::presence::ServerState;
 use crate::record::Record;
 use crate::server::{Goal, PrimaryView, Receiver, Run, Server, StandbyView, Waits};
 use crate::snapshot::{Declared, Snapshot};
@@ -60,6 +59,7 @@ impl State {
                     since: now,
                     end: view.end,
                     open: None,
+                    sync: None,
                     sync_dry_since: None,
                     sync_at: None,
                 });
@@ -154,11 +154,8 @@ impl State {
         let Some(record) = snapshot.record() else { return false };
         let Some(identity) = self.server.identity() else { return false };
         let repaired = record.deposed_since(&self.me).is_none_or(|since| identity.made_in >= since);
-        let was_ready =
-            || self.said.as_ref().is_some_and(|(said, _)| said.server == ServerState::Ready);
-        // Without a primary in office there is nothing to compare with: what was ready stays so.
-        let on_history = primary_history(snapshot, record)
-            .map_or_else(was_ready, |history| history.timeline == view.history.timeline);
+        let on_history = office_history(snapshot, record)
+            .is_some_and(|history| history.timeline == view.history.timeline);
         view.receiver == Receiver::Streaming && repaired && on_history
     }
 }
@@ -166,6 +163,12 @@ impl State {
 impl Office {
     /// How the sync of `record` does, and whether it has caught up.
     fn keep_times(&mut self, now: Time, view: &PrimaryView, record: &Record) {
+        if self.sync != record.sync {
+            // A new sync gets its own time to come.
+            self.sync.clone_from(&record.sync);
+            self.sync_dry_since = None;
+            self.sync_at = None;
+        }
         let row = record.sync.as_ref().and_then(|sync| view.standby(sync));
         let Some(row) = row.filter(|row| row.waits != Waits::NotYet) else {
             self.sync_dry_since = self.sync_dry_since.or(Some(now));

@@ -70,10 +70,10 @@ impl State {
         let fit = |source: &Upstream| {
             snapshot.present(&source.id).is_some_and(|presence| match presence.server {
                 ServerState::Ready | ServerState::Primary => true,
-                ServerState::Stopped
-                | ServerState::Starting
-                | ServerState::Copying
-                | ServerState::Standby => false,
+                // Without a primary, the sync's data is what a new primary's would be: a copy of
+                // it may be what its takeover waits for (R3 d).
+                ServerState::Standby => record.sync.as_ref() == Some(&source.id),
+                ServerState::Stopped | ServerState::Starting | ServerState::Copying => false,
             })
         };
         // A copy under way goes on, whoever the left neighbour is meanwhile.

@@ -9,7 +9,7 @@ use dugong_topology::{InstanceId, Revision};
 use crate::action::{Declaration, Guard};
 use crate::chain::{downstreams_of, newcomers, next_sync};
 use crate::presence::ServerState;
-use crate::record::Record;
+use crate::record::{Reason, Record};
 use crate::server::{Access, Goal, PrimaryGoal, PrimaryView, Run, Stop};
 use crate::snapshot::Snapshot;
 use crate::state::{Office, State, Vacancy};
@@ -160,7 +160,11 @@ impl State {
         if record.frozen.is_some() {
             return None;
         }
-        let too_long = |since| now.is_past(since, self.settings.sync_timeout);
+        // Before a new cluster has opened for the first time nobody waits: its sync may take the
+        // time that a first copy takes.
+        let is_new = record.reason == Reason::Bootstrap && office.open.is_none();
+        let patience = if is_new { self.settings.stuck_after } else { self.settings.sync_timeout };
+        let too_long = |since| now.is_past(since, patience);
         let lost = record.sync.as_ref().is_none_or(|sync| {
             let absent = snapshot.present(sync).is_none();
             let dry = office.sync_dry_since.is_some_and(|since| absent || too_long(since));

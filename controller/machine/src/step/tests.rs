@@ -112,7 +112,8 @@ fn a_change_of_sync_goes_through_both_names() {
         |names: &[&str], end| PrimaryView { standbys: vec![], end: Lsn(end), ..primary(names) };
     let seen = |view| Event::Observed(server("pg-1", Run::Primary(view)));
 
-    let given = after(in_office(snapshot()), NOW, Event::Snapshot(lost));
+    let mut given = after(in_office(snapshot()), NOW, Event::Snapshot(lost));
+    given.leases.session_until = later(9);
     let (both, declared) = led_to(&given, NOW, seen(alone(&["pg-2"], END)));
     assert_eq!(names_of(&both), [id("pg-2"), id("pg-3")]);
     assert_eq!(declared, None, "not before both names are in force");
@@ -128,11 +129,17 @@ fn a_change_of_sync_goes_through_both_names() {
     assert_eq!(names_of(&raced), [id("pg-2"), id("pg-3")], "until the record was read again");
 
     let won = Event::DeclareAnswered(Answer::Won { at: Revision(60) });
-    let then = after(declaring, NOW, won);
+    let then = after(declaring, later(2), won);
     assert_eq!(names_of(&then), [id("pg-3")]);
     assert_eq!(access_of(&then), Access::ReadWrite, "sessions go on, their commits wait");
     let open = |state: &State| state.said.as_ref().unwrap().0.open;
     assert_eq!(open(&then), Some(Generation(3)), "not open in generation 4 yet");
+    let mut back = snapshot();
+    says(&mut back, presence("pg-2", ServerState::Ready));
+    back.declared = then.snapshot.clone().unwrap().declared;
+    back.revision = Revision(61);
+    let patient = after(then.clone(), later(3), Event::Snapshot(back));
+    assert_eq!(names_of(&patient), [id("pg-3")], "a new sync gets its own time to come");
     let row = StandbyRow { id: id("pg-3"), flushed: Lsn(END + 8), waits: Waits::ForIt };
     let caught_up = PrimaryView { standbys: vec![row], ..alone(&["pg-3"], END + 8) };
     assert_eq!(open(&after(then, NOW, seen(caught_up))), Some(Generation(4)));
@@ -159,6 +166,23 @@ fn a_sync_that_is_present_but_does_not_follow_is_replaced() {
         let then = after(given, later(seconds), seen);
 
         assert_eq!(names_of(&then).len() == 2, replaced, "{what}");
+    }
+}
+
+#[test]
+fn the_first_sync_of_a_new_cluster_may_take_its_time() {
+    let alone = PrimaryView { standbys: vec![], access: Access::ReadOnly, ..primary(&["pg-2"]) };
+    let seen = Event::Observed(server("pg-1", Run::Primary(alone)));
+    for (reason, replaced) in [(Reason::Bootstrap, false), (Reason::PrimaryLost, true)] {
+        let mut new = snapshot();
+        redeclare(&mut new, Record { reason, ..record() });
+        let mut given = instance("pg-1", new);
+        given.leases.session_until = later(9);
+        let given = after(given, NOW, seen.clone());
+
+        let then = after(given, later(3), seen.clone());
+
+        assert_eq!(names_of(&then).len() == 2, replaced, "{reason:?}");
     }
 }
 

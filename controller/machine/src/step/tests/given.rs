@@ -52,7 +52,7 @@ pub(super) fn record() -> Record {
         began_at: at(2, BEGAN),
         frozen: None,
         one_node: false,
-        reason: Reason::Bootstrap,
+        reason: Reason::PrimaryLost,
     }
 }
 

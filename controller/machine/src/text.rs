@@ -1,0 +1,134 @@
+//! One-line forms for logs and test output.
+
+use std::fmt;
+
+use dugong_topology::InstanceId;
+
+use crate::action::{Declaration, Guard};
+use crate::record::Record;
+use crate::server::{Access, Goal, Receiver, Run, Stop, Upstream, Work};
+
+/// `g3 pg-1 > pg-2 > pg-3, deposed pg-4, began 2@0/100, primary lost`.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{} {}", self.generation, self.primary)?;
+        match &self.sync {
+            Some(sync) => write!(f, " > {sync}")?,
+            None => f.write_str(" > nobody")?,
+        }
+        for id in &self.asyncs {
+            write!(f, " > {id}")?;
+        }
+        for deposed in &self.deposed {
+            write!(f, ", deposed {}", deposed.id)?;
+        }
+        write!(f, ", began {}, {}", self.began_at, self.reason.as_str())?;
+        if let Some(frozen) = &self.frozen {
+            write!(f, ", frozen by {}", frozen.by)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Declaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.next)?;
+        match &self.at {
+            Some(at) => write!(f, "; at r{at}")?,
+            None => f.write_str("; where there is none")?,
+        }
+        match &self.guard {
+            Guard::None => Ok(()),
+            Guard::AbsentOrStopped(id) => write!(f, ", if {id} is absent or stopped"),
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down(Stop::Immediate) => f.write_str("down, at once"),
+            Self::Down(Stop::Fast) => f.write_str("down, in order"),
+            Self::Initialised => f.write_str("initialised"),
+            Self::Primary(goal) => {
+                let access = match goal.access {
+                    Access::ReadOnly => "closed",
+                    Access::ReadWrite => "open",
+                };
+                write!(f, "primary of g{}, {access}, ", goal.generation)?;
+                write!(f, "commits wait for {}", list(&goal.names))
+            }
+            Self::Standby(goal) => {
+                write!(f, "standby in g{} of {}", goal.generation, source(goal.upstream.as_ref()))
+            }
+            Self::Sealed { generation } => write!(f, "sealed in g{generation}"),
+            Self::Copied { source, generation, making } => {
+                write!(f, "copied from {} in g{generation}, making {making}", source.id)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("not looked at yet"),
+            Self::Down => f.write_str("down"),
+            Self::Busy(Work::Initialising) => f.write_str("initialising"),
+            Self::Busy(Work::Copying { bytes }) => write!(f, "copying, {bytes} bytes"),
+            Self::Busy(Work::Starting) => f.write_str("starting"),
+            Self::Busy(Work::Promoting) => f.write_str("promoting"),
+            Self::Busy(Work::Stopping) => f.write_str("stopping"),
+            Self::Standby(view) => {
+                let receiver = match view.receiver {
+                    Receiver::Streaming => "streaming",
+                    Receiver::Stopped => "not streaming",
+                    Receiver::Sealed => "sealed",
+                };
+                write!(f, "standby at {}, {receiver}", view.position())
+            }
+            Self::Primary(view) => write!(f, "primary at {}", view.position()),
+        }
+    }
+}
+
+fn list(names: &[InstanceId]) -> String {
+    if names.is_empty() {
+        return "nobody that exists".to_owned();
+    }
+    names.iter().map(InstanceId::as_str).collect::<Vec<_>>().join(" and ")
+}
+
+fn source(upstream: Option<&Upstream>) -> String {
+    upstream.map_or_else(|| "nobody".to_owned(), |upstream| upstream.id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use dugong_topology::{Generation, Lsn, Position, TimelineId};
+
+    use super::*;
+    use crate::record::{Deposed, Reason, SystemIdentifier};
+
+    #[test]
+    fn a_record_is_one_line() {
+        let id = |name: &str| name.parse::<InstanceId>().unwrap();
+        let record = Record {
+            cluster: "main".to_owned(),
+            system_identifier: SystemIdentifier(7),
+            generation: Generation(3),
+            primary: id("pg-1"),
+            sync: Some(id("pg-2")),
+            asyncs: vec![id("pg-3")],
+            deposed: vec![Deposed { id: id("pg-4"), since: Generation(3) }],
+            began_at: Position::new(TimelineId(2), Lsn(0x100)),
+            frozen: None,
+            one_node: false,
+            reason: Reason::PrimaryLost,
+        };
+        assert_eq!(
+            record.to_string(),
+            "g3 pg-1 > pg-2 > pg-3, deposed pg-4, began 2@0/100, primary lost"
+        );
+    }
+}
