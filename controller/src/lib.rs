@@ -1,4 +1,5 @@
 //! The controller beside each PostgreSQL instance, and the operator's command.
+//!
 #![deny(unsafe_code)]
 
 pub mod config;

@@ -12,6 +12,11 @@
 //!
 //! Source: PROTOCOL.md, "The store's contract".
 
+mod codec;
+#[cfg(test)]
+mod contract;
+pub mod sqlite;
+
 use std::sync::Arc;
 
 use dugong_machine::{Declaration, Presence, Record, Snapshot};

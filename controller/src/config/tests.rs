@@ -1,3 +1,5 @@
+//! What a configuration file may say, and what it is told when it may not.
+
 use super::*;
 
 /// Every key at once.
