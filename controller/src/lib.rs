@@ -2,6 +2,8 @@
 //!
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod config;
 pub mod credentials;
+pub mod postgres;
 pub mod store;

@@ -1,0 +1,281 @@
+//! Data made anew: by `initdb`, or as a copy of another instance's.
+//!
+//! **Invariant:** data is made in `data.new` and becomes `data` by a rename, complete, with its
+//! identity and on disk. What was there before stays until then.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use dugong_machine::Upstream;
+use dugong_topology::{Generation, Lsn, Position, TimelineId};
+use rustix::process::Signal;
+use tokio::process::Command;
+use tokio::time::{Duration, Instant};
+
+use super::Settings;
+use super::configuration::connection;
+use super::control::{Door, LookError, Session, identifier, literal};
+use super::data_dir::{
+    ControlFile, DataDirError, mark_standby, new_identity, remove_source_marks, write_identity,
+};
+use super::helper::{HelperError, run_helper};
+use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
+use super::postmaster::{Patience, Postmaster};
+use super::process::Spawner;
+
+/// The longest that a fresh server may take to answer, or to stop.
+const FRESH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why no data was made. What was there before is untouched.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MakingError {
+    #[error("no copy could be made of {source_id}: {error}")]
+    Copy { source_id: String, error: HelperError },
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("the fresh server failed: {0}")]
+    Server(String),
+    #[error(transparent)]
+    Look(#[from] LookError),
+    #[error("the data directory cannot be made: {0}")]
+    Files(#[from] io::Error),
+}
+
+/// What making data needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workshop<'a> {
+    pub settings: &'a Settings,
+    pub layout: &'a Layout,
+    pub spawner: &'a Spawner,
+}
+
+impl Workshop<'_> {
+    /// Makes a new cluster. Dropping the future kills whatever works on it.
+    pub(super) async fn initialise(self) -> Result<(), MakingError> {
+        let Self { settings, layout, spawner } = self;
+        let data = &layout.data_new;
+        self.clear().await?;
+        let superuser = &settings.credentials.superuser;
+        let pwfile = layout.run.join("superuser.password");
+        replace_file(&pwfile, superuser.password.expose(), Durability::Atomic)?;
+        let mut initdb = Command::new(settings.bin.join("initdb"));
+        initdb
+            .arg("-D")
+            .arg(data)
+            .arg("--data-checksums")
+            .args(["--username", &superuser.name])
+            .args(["--encoding=UTF8", "--locale=C.UTF-8"])
+            .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
+            .arg(format!("--pwfile={}", pwfile.display()))
+            .env("LC_ALL", "C.UTF-8");
+        let made = run_helper(spawner, initdb, Signal::KILL).await;
+        remove_all(&pwfile)?;
+        made?;
+        self.make_roles().await?;
+        let control = ControlFile::read(settings, spawner, data).await?;
+        let identity =
+            new_identity(settings, &control, 1, Generation::default(), control.checkpoint);
+        write_identity(data, &identity)?;
+        self.put_in_place().await
+    }
+
+    /// Starts the fresh server for nobody but us, makes the roles, and stops it cleanly.
+    async fn make_roles(self) -> Result<(), MakingError> {
+        let Self { settings, layout, spawner } = self;
+        let arguments = [
+            ("listen_addresses", String::new()),
+            ("port", settings.listen.port.to_string()),
+            ("unix_socket_directories", layout.run.to_string_lossy().into_owned()),
+            ("password_encryption", "scram-sha-256".to_owned()),
+            // The cluster does not exist yet: nobody could acknowledge.
+            ("synchronous_standby_names", String::new()),
+        ];
+        let arguments: Vec<_> = arguments
+            .into_iter()
+            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
+            .collect();
+        let mut server =
+            Postmaster::start(settings, layout, spawner, &layout.data_new, &arguments).await?;
+        let failed = |server: &Postmaster| {
+            let words = server.last_words(&layout.log);
+            MakingError::Server(words.unwrap_or_else(|| "it said nothing".to_owned()))
+        };
+        let door = Door {
+            socket_dir: layout.run.clone(),
+            port: settings.listen.port,
+            user: settings.credentials.superuser.name.clone(),
+        };
+        let deadline = Instant::now() + FRESH_PATIENCE;
+        let session = loop {
+            match door.open("postgres", "").await {
+                Ok(session) => break session,
+                Err(_) if server.has_exited() => return Err(failed(&server)),
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        create_roles(settings, &session).await?;
+        drop(session);
+        let mut exit = server.exit();
+        loop {
+            let patience = server.stop_fast()?;
+            let waiting = tokio::time::timeout(Duration::from_secs(1), exit.wait());
+            match (waiting.await, patience) {
+                (Ok(Some(status)), _) if status.success() => return Ok(()),
+                (Ok(_), _) | (Err(_), Patience::Lost) => return Err(failed(&server)),
+                (Err(_), Patience::Wait) => (),
+            }
+        }
+    }
+
+    /// Makes a copy of `source`'s data. Dropping the future kills whatever works on it.
+    pub(super) async fn copy(
+        self,
+        source: &Upstream,
+        generation: Generation,
+        making: u32,
+    ) -> Result<(), MakingError> {
+        let Self { settings, layout, spawner } = self;
+        let data = &layout.data_new;
+        self.clear().await?;
+        super::configuration::write_passfile(settings, layout)?;
+        let mut backup = Command::new(settings.bin.join("pg_basebackup"));
+        backup
+            .arg("-D")
+            .arg(data)
+            .args(["-d", &connection(settings, layout, source)])
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
+            .env("LC_ALL", "C");
+        let output = run_helper(spawner, backup, Signal::KILL).await;
+        let source_id = source.id.to_string();
+        let output = output.map_err(|error| MakingError::Copy { source_id, error })?;
+        remove_source_marks(data)?;
+        // From its first moment as data it is a standby's: it can never start as a second primary.
+        mark_standby(data)?;
+        let control = ControlFile::read(settings, spawner, data).await?;
+        let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
+        write_identity(data, &new_identity(settings, &control, making, generation, end))?;
+        self.put_in_place().await
+    }
+
+    /// Removes what an attempt before this one has left; its processes may be just ending.
+    pub(super) async fn clear(self) -> io::Result<()> {
+        let deadline = Instant::now() + FRESH_PATIENCE;
+        loop {
+            match remove_in_background(&self.layout.data_new).await {
+                Err(error)
+                    if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                        && Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The new data becomes the data. What was there is removed after that.
+    async fn put_in_place(self) -> Result<(), MakingError> {
+        let Layout { dir, data, data_new, data_old, .. } = self.layout;
+        sync_directory(data_new)?;
+        remove_all(data_old)?;
+        match fs::rename(data, data_old) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error.into()),
+        }
+        fs::rename(data_new, data)?;
+        sync_directory(dir)?;
+        Ok(remove_in_background(data_old).await?)
+    }
+}
+
+/// Large data takes a while to go: not on a thread that others wait for.
+async fn remove_in_background(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    let removing = tokio::task::spawn_blocking(move || remove_all(&path));
+    removing.await.map_err(io::Error::other)?
+}
+
+/// Puts right what an end in the middle of making data has left.
+pub(super) fn tidy(layout: &Layout) -> io::Result<()> {
+    if !layout.data.exists() && layout.data_old.exists() {
+        fs::rename(&layout.data_old, &layout.data)?;
+        sync_directory(&layout.dir)?;
+    }
+    remove_all(&layout.data_old)?;
+    remove_all(&layout.data_new)
+}
+
+/// The roles that a cluster is born with.
+async fn create_roles(settings: &Settings, session: &Session) -> Result<(), MakingError> {
+    let credentials = &settings.credentials;
+    let role = |login: &crate::credentials::Login, options: &str| {
+        let password = literal(login.password.expose());
+        let name = identifier(&login.name);
+        format!("CREATE ROLE {name} LOGIN {options} PASSWORD {password}")
+    };
+    let lookup = identifier(&credentials.lookup.name);
+    let application = &credentials.application;
+    let owner = identifier(&application.name);
+    let statements = [
+        role(&credentials.replication, "REPLICATION"),
+        role(&credentials.lookup, ""),
+        format!("CREATE ROLE {owner} LOGIN PASSWORD {}", literal(application.password.expose())),
+        "CREATE SCHEMA dugong".to_owned(),
+        // The verifier of one role, for whoever checks passwords in front of the server.
+        "CREATE FUNCTION dugong.user_lookup(name text, OUT rolname text, OUT rolpassword text) \
+         RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER \
+         SET search_path = pg_catalog, pg_temp AS $$ \
+         SELECT a.rolname::text, a.rolpassword FROM pg_catalog.pg_authid a \
+         WHERE a.rolname = $1 AND a.rolcanlogin $$"
+            .to_owned(),
+        "REVOKE ALL ON SCHEMA dugong FROM PUBLIC".to_owned(),
+        "REVOKE ALL ON FUNCTION dugong.user_lookup(text) FROM PUBLIC".to_owned(),
+        format!("GRANT USAGE ON SCHEMA dugong TO {lookup}"),
+        format!("GRANT EXECUTE ON FUNCTION dugong.user_lookup(text) TO {lookup}"),
+        format!("CREATE DATABASE {} OWNER {owner}", identifier(&application.database)),
+    ];
+    for statement in statements {
+        session.ask_without_deadline(&statement).await?;
+    }
+    Ok(())
+}
+
+/// Where the copied WAL ends, from `pg_basebackup --verbose`; none where it does not say.
+fn end_of_backup(said: &str) -> Option<Position> {
+    let after = |mark: &str| {
+        let line = said.lines().find_map(|line| line.split_once(mark))?;
+        Some(line.1.trim())
+    };
+    let timeline = after("write-ahead log start point: ")?.split_once(" on timeline ")?.1;
+    let end: Lsn = after("write-ahead log end point: ")?.parse().ok()?;
+    Some(Position::new(TimelineId(timeline.parse().ok()?), end))
+}
+
+/// Bytes under a directory, as far as they can be counted while it changes.
+pub(super) fn size_of(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let metadata = entry.metadata().ok()?;
+            Some(if metadata.is_dir() { size_of(&entry.path()) } else { metadata.len() })
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_says_where_its_wal_ends() {
+        let said = "pg_basebackup: write-ahead log start point: 0/2000028 on timeline 3\n\
+                    pg_basebackup: write-ahead log end point: 0/2000138\n";
+        assert_eq!(end_of_backup(said).unwrap().to_string(), "3@0/2000138");
+        assert_eq!(end_of_backup("pg_basebackup: error: no route\n"), None);
+    }
+}

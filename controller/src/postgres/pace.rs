@@ -1,0 +1,95 @@
+//! How soon to look again: the time that a failover takes is made of such pauses.
+
+use std::time::Duration;
+
+use dugong_machine::{Access, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Waits, Work};
+use tokio::time::Instant;
+
+/// How soon to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Clients wait for exactly this.
+    Eager,
+    /// What is seen is not yet what is wanted.
+    Fast,
+    Steady,
+}
+
+/// How soon to look again, after `run` was seen.
+pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
+    let arrived = match (goal, run) {
+        (_, Run::Busy(Work::Promoting)) => return Pace::Eager,
+        (Some(Goal::Sealed { .. }), Run::Standby(view)) if view.receiver != Receiver::Sealed => {
+            return Pace::Eager;
+        }
+        (None, _) => true,
+        (Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. }), run) => *run == Run::Down,
+        (Some(Goal::Primary(goal)), Run::Primary(view)) => has_caught_up(goal, view),
+        (Some(Goal::Standby(goal)), Run::Standby(view)) => {
+            goal.upstream.is_none() || view.receiver == Receiver::Streaming
+        }
+        (Some(Goal::Sealed { .. }), Run::Standby(_)) => true,
+        (Some(Goal::Primary(_) | Goal::Standby(_) | Goal::Sealed { .. }), _) => false,
+    };
+    if arrived { Pace::Steady } else { Pace::Fast }
+}
+
+/// Whether it is open, and everybody that commits wait for streams.
+fn has_caught_up(goal: &PrimaryGoal, view: &PrimaryView) -> bool {
+    let waits = |id| view.standby(id).is_some_and(|row| row.waits == Waits::ForIt);
+    view.access == Access::ReadWrite && goal.access == view.access && goal.names.iter().all(waits)
+}
+
+/// Pauses between attempts that fail in a row.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    pauses: &'static [u64],
+    failures: usize,
+    not_before: Option<Instant>,
+}
+
+impl Backoff {
+    /// For a server that ends by itself; the first restart is at once.
+    pub(super) fn restarts() -> Self {
+        Self { pauses: &[0, 200, 500, 1000, 2000, 5000], failures: 0, not_before: None }
+    }
+
+    /// For data that cannot be made.
+    pub(super) fn copies() -> Self {
+        Self { pauses: &[500, 1000, 2000, 5000], failures: 0, not_before: None }
+    }
+
+    pub(super) fn failed(&mut self) {
+        let last = self.pauses.len() - 1;
+        let pause = Duration::from_millis(self.pauses[self.failures.min(last)]);
+        self.failures += 1;
+        self.not_before = Some(Instant::now() + pause);
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+    }
+
+    pub(super) fn must_wait(&self) -> bool {
+        self.not_before.is_some_and(|at| Instant::now() < at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_with_each_failure_up_to_the_last_and_success_forgets() {
+        let mut backoff = Backoff::restarts();
+        backoff.failed();
+        assert!(!backoff.must_wait(), "the first restart is at once");
+        for _ in 0..20 {
+            backoff.failed();
+        }
+        assert!(backoff.must_wait());
+        backoff.succeeded();
+        assert!(!backoff.must_wait());
+    }
+}

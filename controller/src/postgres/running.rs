@@ -1,0 +1,325 @@
+//! A running server: brought to its goal without a restart, and looked at.
+//!
+//! [`Running::serve`] is one turn of that. It may be dropped at any await: whatever it has done is
+//! kept in [`Running`], and the next turn goes on from there.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use dugong_machine::{
+    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, StandbyView, Work,
+};
+use dugong_topology::{Generation, History, InstanceId, TimelineId};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::Settings;
+use super::configuration::{self, Live, Source};
+use super::control::{Door, LookError, Session, literal};
+use super::data_dir::{self, StartsAs};
+use super::layout::Layout;
+use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby};
+use super::names::Names;
+use super::postmaster::Postmaster;
+use super::replay::ReplayProbe;
+
+/// A promotion that was asked for is asked for again after this.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
+/// A standby that receives nothing for this long is asked why.
+const DRY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a turn needs beside the server itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub settings: &'a Settings,
+    pub layout: &'a Layout,
+}
+
+/// The server process and all that is known of it.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) postmaster: Postmaster,
+    /// What it is: as started, or as seen since.
+    pub(super) role: StartsAs,
+    pub(super) begun: Instant,
+    pub(super) door: Door,
+    session: Option<Session>,
+    probe: Option<ReplayProbe>,
+    /// What `dugong.conf` says.
+    pub(super) live: Live,
+    /// Lists of names that a WAL sender may still know: all since the last confirmation.
+    pub(super) older: Vec<Names>,
+    /// Whether the server was seen to do what `live` says.
+    pub(super) confirmed: bool,
+    promotion_asked: Option<Instant>,
+    receiver_before: Option<i32>,
+    idle_before: Option<Idle>,
+    history: Option<History>,
+    /// After a promotion, a crash would replay from before it, and others would still see the old
+    /// timeline in the control file. One checkpoint ends that, once clients are served.
+    checkpoint_due: bool,
+    /// That checkpoint under way. Ends with the server at the latest.
+    background: JoinSet<()>,
+    /// Since when a standby that has an upstream receives nothing.
+    dry_since: Option<Instant>,
+}
+
+impl Running {
+    pub(super) fn new(postmaster: Postmaster, role: StartsAs, door: Door, live: Live) -> Self {
+        Self {
+            postmaster,
+            role,
+            begun: Instant::now(),
+            door,
+            session: None,
+            probe: None,
+            live,
+            older: Vec::new(),
+            confirmed: false,
+            promotion_asked: None,
+            receiver_before: None,
+            idle_before: None,
+            history: None,
+            checkpoint_due: false,
+            background: JoinSet::new(),
+            dry_since: None,
+        }
+    }
+
+    /// Adjusts what can be adjusted while it runs, and looks.
+    ///
+    /// # Errors
+    ///
+    /// The server does not answer, or does not do what it was told.
+    pub(super) async fn serve(
+        &mut self,
+        place: Place<'_>,
+        data: &mut Data,
+        goal: Option<&Goal>,
+    ) -> Result<Run, LookError> {
+        let in_recovery = is_in_recovery(self.session().await?).await?;
+        if let Some(generation) = goal.and_then(generation_of) {
+            see_generation(place.layout, data, generation)?;
+        }
+        match (in_recovery, goal) {
+            (true, Some(Goal::Primary(goal))) => self.promote(place, goal).await,
+            (true, Some(Goal::Standby(goal))) => {
+                let source = goal.upstream.clone().map_or(Source::Nobody, Source::From);
+                self.stand_by(place, source, Some(&goal.downstreams)).await
+            }
+            (true, Some(Goal::Sealed { .. })) => self.stand_by(place, Source::Sealed, None).await,
+            (true, None | Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. })) => {
+                self.stand_by(place, self.live.source.clone(), None).await
+            }
+            (false, Some(Goal::Primary(goal))) => self.hold_office(place, goal).await,
+            (false, _) => {
+                // Not what it shall be: the next step stops it.
+                self.role = StartsAs::Primary;
+                Ok(Run::Busy(Work::Stopping))
+            }
+        }
+    }
+
+    /// The kept connection, opened again where it was lost.
+    async fn session(&mut self) -> Result<&Session, LookError> {
+        let session = match self.session.take() {
+            Some(session) if !session.is_closed() => session,
+            Some(_) | None => self.door.open("postgres", "").await?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    /// Forgets connections that did not answer.
+    pub(super) fn disconnect(&mut self) {
+        self.session = None;
+        self.probe = None;
+    }
+
+    /// Names first, so that they are in force at the first moment out of recovery (R6).
+    async fn promote(&mut self, place: Place<'_>, goal: &PrimaryGoal) -> Result<Run, LookError> {
+        let again = self.promotion_asked.is_none_or(|asked| asked.elapsed() > PROMOTION_PATIENCE);
+        if again {
+            let names = self.live.names.changed_to(&goal.names);
+            let source = self.live.source.clone();
+            // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
+            self.settle(place, &Live { names, access: Access::ReadOnly, source }).await?;
+            self.promotion_asked = Some(Instant::now());
+            self.checkpoint_due = true;
+            self.session().await?.ask("SELECT pg_promote(false)").await?;
+        }
+        Ok(Run::Busy(Work::Promoting))
+    }
+
+    async fn hold_office(
+        &mut self,
+        place: Place<'_>,
+        goal: &PrimaryGoal,
+    ) -> Result<Run, LookError> {
+        self.role = StartsAs::Primary;
+        self.probe = None;
+        let names = self.live.names.changed_to(&goal.names);
+        let source = self.live.source.clone();
+        self.settle(place, &Live { names, access: goal.access, source }).await?;
+        let look = look_at_primary(self.session().await?).await?;
+        let ours = place.layout.data.join("dugong.conf");
+        let in_force = look.names == self.live.names.rendered()
+            && look.names_file.as_deref().is_some_and(|file| ours.as_os_str() == file);
+        if !in_force {
+            // Somebody changed it meanwhile: found out, and said, by the next turn.
+            self.confirmed = false;
+            return Err(LookError::Overridden(format!(
+                "synchronous_standby_names is {:?} by {}, not what it was set to",
+                look.names,
+                look.names_file.as_deref().unwrap_or("the command line")
+            )));
+        }
+        self.keep_slots(&look.slots, &goal.downstreams).await?;
+        if look.access == Access::ReadWrite && self.checkpoint_due {
+            self.begin_checkpoint();
+        }
+        Ok(Run::Primary(PrimaryView {
+            history: self.history_of(place, look.end.timeline)?,
+            end: look.end.lsn,
+            names: goal.names.clone(),
+            access: look.access,
+            standbys: look.standbys,
+        }))
+    }
+
+    /// `downstreams`: none where their slots stay as they are.
+    async fn stand_by(
+        &mut self,
+        place: Place<'_>,
+        source: Source,
+        downstreams: Option<&BTreeSet<InstanceId>>,
+    ) -> Result<Run, LookError> {
+        self.role = StartsAs::Standby;
+        self.promotion_asked = None;
+        let wanted = Live { source, ..self.live.clone() };
+        if wanted != self.live {
+            self.idle_before = None;
+        }
+        self.settle(place, &wanted).await?;
+        let look = look_at_standby(self.session().await?).await?;
+        let told = configuration::conninfo(place.settings, place.layout, &self.live.source);
+        let in_force = look.conninfo == told
+            && look.names == self.live.names.rendered()
+            && look.read_only == configuration::read_only(self.live.access);
+        if !in_force {
+            self.confirmed = false;
+            return Err(LookError::Overridden(
+                "somebody has changed where WAL comes from, or who may acknowledge".to_owned(),
+            ));
+        }
+        let mut receiver = look.receiver(self.receiver_before);
+        self.receiver_before = look.receiver;
+        if self.live.source == Source::Sealed {
+            if look.replay_paused {
+                // What somebody paused would keep the end of the WAL out of sight for ever.
+                self.session().await?.ask("SELECT pg_wal_replay_resume()").await?;
+            }
+            if look.is_sealed(self.idle_before) {
+                receiver = Receiver::Sealed;
+            }
+            self.idle_before = self.idle_before.or(look.idle);
+        }
+        let dry = receiver == Receiver::Stopped && matches!(self.live.source, Source::From(_));
+        self.dry_since = dry.then(|| self.dry_since.unwrap_or_else(Instant::now));
+        if let Some(downstreams) = downstreams {
+            self.keep_slots(&look.slots, downstreams).await?;
+        }
+        // After the place that was replayed: the timeline is never one that it was not yet on.
+        let mut probe = match self.probe.take() {
+            Some(probe) => probe,
+            None => ReplayProbe::open(&self.door).await?,
+        };
+        let flushed = probe.look().await?;
+        self.probe = Some(probe);
+        Ok(Run::Standby(StandbyView {
+            upstream: self.live.upstream().cloned(),
+            receiver,
+            history: self.history_of(place, flushed.timeline)?,
+            flushed: flushed.lsn.max(look.replayed),
+            replayed: look.replayed,
+            lag: look.lag,
+        }))
+    }
+
+    fn begin_checkpoint(&mut self) {
+        let door = self.door.clone();
+        self.checkpoint_due = false;
+        self.background.spawn(async move {
+            let done = match door.open("postgres", "").await {
+                Ok(session) => session.ask_without_deadline("CHECKPOINT").await.map(|_| ()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                // The server makes one by itself, later.
+                tracing::warn!(%error, "no checkpoint after the promotion");
+            }
+        });
+    }
+
+    /// Why a standby receives nothing, in its own words, once that has lasted a while.
+    pub(super) fn dry_words(&self, log: &Path) -> Option<String> {
+        self.dry_since.filter(|since| since.elapsed() > DRY_PATIENCE)?;
+        self.postmaster.words_about_upstream(log)
+    }
+
+    fn history_of(&mut self, place: Place<'_>, timeline: TimelineId) -> Result<History, LookError> {
+        match &self.history {
+            Some(history) if history.timeline == timeline => Ok(history.clone()),
+            Some(_) | None => {
+                let history = data_dir::history(&place.layout.data, timeline)?;
+                Ok(self.history.insert(history).clone())
+            }
+        }
+    }
+
+    /// One physical slot for each instance that receives WAL from here, none for others.
+    async fn keep_slots(
+        &mut self,
+        present: &[Slot],
+        wanted: &BTreeSet<InstanceId>,
+    ) -> Result<(), LookError> {
+        let wanted: BTreeSet<_> = wanted.iter().map(InstanceId::slot_name).collect();
+        let missing = wanted.iter().filter(|name| present.iter().all(|slot| slot.name != **name));
+        let create = missing.map(|name| {
+            format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name))
+        });
+        let unwanted = present.iter().filter(|slot| !slot.active && !wanted.contains(&slot.name));
+        let drop = unwanted
+            .map(|slot| format!("SELECT pg_drop_replication_slot({})", literal(&slot.name)));
+        for statement in create.chain(drop).collect::<Vec<_>>() {
+            self.session().await?.ask(&statement).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The generation that a goal is about; none where it is about none.
+pub(super) fn generation_of(goal: &Goal) -> Option<Generation> {
+    match goal {
+        Goal::Down(_) | Goal::Initialised | Goal::Copied { .. } => None,
+        Goal::Primary(goal) => Some(goal.generation),
+        Goal::Standby(goal) => Some(goal.generation),
+        Goal::Sealed { generation } => Some(*generation),
+    }
+}
+
+/// R10: the directory knows the highest generation before it serves it.
+pub(super) fn see_generation(
+    layout: &Layout,
+    data: &mut Data,
+    generation: Generation,
+) -> Result<(), LookError> {
+    let Data::Own(identity) = data else { return Ok(()) };
+    if generation > identity.generation {
+        let next = dugong_machine::Identity { generation, ..identity.clone() };
+        data_dir::write_identity(&layout.data, &next)
+            .map_err(|error| LookError::File { what: "the identity cannot be written", error })?;
+        *identity = next;
+    }
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Changes of the live settings: written, reloaded, and seen to be in force before anybody counts
+//! on them (R6).
+
+use std::time::Duration;
+
+use dugong_machine::Access;
+use dugong_topology::InstanceId;
+use tokio::time::Instant;
+
+use super::configuration::{self, Live};
+use super::control::{LookError, Session, optional, text, value};
+use super::names::Proof;
+use super::running::{Place, Running};
+
+/// How long a reload may take to show in a fresh connection.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a WAL sender may take to take up the new names, before it is made to go.
+const SENDER_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks at what changes within milliseconds.
+const GLANCE: Duration = Duration::from_millis(5);
+
+impl Running {
+    /// Brings the settings to `wanted`, one kind of change after the other, each confirmed.
+    pub(super) async fn settle(
+        &mut self,
+        place: Place<'_>,
+        wanted: &Live,
+    ) -> Result<(), LookError> {
+        loop {
+            let next = self.live.towards(wanted);
+            if next != self.live {
+                let failed = |what| move |error| LookError::File { what, error };
+                configuration::write_live(place.settings, place.layout, &next)
+                    .map_err(failed("dugong.conf cannot be written"))?;
+                if next.names != self.live.names {
+                    self.older.push(self.live.names.clone());
+                }
+                self.live = next;
+                self.confirmed = false;
+                self.postmaster.reload().map_err(failed("the server cannot be signalled"))?;
+            }
+            if !self.confirmed {
+                self.confirm(place).await?;
+                self.confirmed = true;
+                self.older.clear();
+            }
+            if self.live == *wanted {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until the settings are in force.
+    async fn confirm(&self, place: Place<'_>) -> Result<(), LookError> {
+        let confirmed = self.wait_for_reload(place).await;
+        let confirmed = match confirmed {
+            Ok(fresh) => self.wait_for_senders(&fresh).await,
+            Err(error) => Err(error),
+        };
+        if confirmed.is_err() {
+            // What was in the way may be gone by the next turn; an error shows there.
+            let _ = self.postmaster.reload();
+        }
+        confirmed
+    }
+
+    /// A connection that was opened after the reload shows what every later one will have.
+    async fn wait_for_reload(&self, place: Place<'_>) -> Result<Session, LookError> {
+        let deadline = Instant::now() + RELOAD_PATIENCE;
+        loop {
+            let fresh = self.door.open("postgres", "").await?;
+            match self.not_in_force(place, &fresh).await? {
+                None => return Ok(fresh),
+                Some(why) if Instant::now() > deadline => return Err(LookError::Overridden(why)),
+                Some(_) => tokio::time::sleep(GLANCE).await,
+            }
+        }
+    }
+
+    /// What is not as it was written, in words.
+    async fn not_in_force(
+        &self,
+        place: Place<'_>,
+        fresh: &Session,
+    ) -> Result<Option<String>, LookError> {
+        let wanted = [
+            ("synchronous_standby_names", self.live.names.rendered()),
+            (
+                "default_transaction_read_only",
+                configuration::read_only(self.live.access).to_owned(),
+            ),
+            (
+                "primary_conninfo",
+                configuration::conninfo(place.settings, place.layout, &self.live.source),
+            ),
+        ];
+        let names: Vec<_> = wanted.iter().map(|(name, _)| format!("'{name}'")).collect();
+        let sets = fresh
+            .ask(&format!(
+                "SELECT name, setting, sourcefile FROM pg_settings WHERE name IN ({}); \
+                 SELECT sourcefile, sourceline, name, error FROM pg_file_settings \
+                 WHERE error IS NOT NULL",
+                names.join(", ")
+            ))
+            .await?;
+        let ours = place.layout.data.join("dugong.conf");
+        let ours = ours.to_string_lossy();
+        for (name, value) in &wanted {
+            let rows = sets.first().into_iter().flatten();
+            let row = rows.into_iter().find(|row| text(row, 0) == Some(*name));
+            let (found, file) = row.map_or((None, None), |row| (text(row, 1), text(row, 2)));
+            if file.is_some_and(|file| file != ours) {
+                return Err(LookError::Overridden(format!(
+                    "{name} is overridden in {}: run ALTER SYSTEM RESET {name}, or remove the \
+                     line; Dugong has to set it itself",
+                    file.unwrap_or_default()
+                )));
+            }
+            if found != Some(value.as_str()) || file.is_none() {
+                let refused = sets.get(1).and_then(|rows| rows.first()).map(|row| {
+                    let of = |column| text(row, column).unwrap_or_default();
+                    format!(" ({}, line {}: {} {})", of(0), of(1), of(2), of(3))
+                });
+                return Ok(Some(format!(
+                    "the server has not taken up {name} from its configuration{}",
+                    refused.unwrap_or_default()
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until no WAL sender is left that could release a commit by older names.
+    async fn wait_for_senders(&self, fresh: &Session) -> Result<(), LookError> {
+        let proof = self.live.names.proof(&self.older);
+        let begun = Instant::now();
+        loop {
+            let doubtful = match &proof {
+                Proof::None => return Ok(()),
+                Proof::Priority(places) => {
+                    let expected = |name: &InstanceId| {
+                        places
+                            .iter()
+                            .find(|(other, _)| other == name)
+                            .map(|(_, place)| Some(*place))
+                    };
+                    doubtful_senders(fresh, expected).await?
+                }
+                Proof::Gone(names) => {
+                    doubtful_senders(fresh, |name| names.contains(name).then_some(None)).await?
+                }
+            };
+            if doubtful.is_empty() {
+                return Ok(());
+            }
+            if matches!(proof, Proof::Gone(_)) || begun.elapsed() > SENDER_PATIENCE {
+                for pid in doubtful {
+                    // R9: a WAL sender only, never a client's backend.
+                    tracing::warn!(pid, "a WAL sender knows only older names: it has to go");
+                    fresh.ask(&format!("SELECT pg_terminate_backend({pid})")).await?;
+                }
+            }
+            if begun.elapsed() > RELOAD_PATIENCE {
+                return Err(LookError::Overridden(
+                    "a WAL sender has not taken up the new synchronous names".to_owned(),
+                ));
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+}
+
+/// The senders from before the reload whose names are `expected` to show a place, and do not show
+/// it. An expected place of none: whatever they show.
+async fn doubtful_senders(
+    fresh: &Session,
+    expected: impl Fn(&InstanceId) -> Option<Option<usize>>,
+) -> Result<Vec<i32>, LookError> {
+    let sets = fresh
+        .ask(
+            "SELECT pid, application_name, sync_priority FROM pg_stat_replication \
+             WHERE backend_start < pg_conf_load_time()",
+        )
+        .await?;
+    let mut doubtful = Vec::new();
+    for row in sets.first().into_iter().flatten() {
+        // PostgreSQL compares the names without regard to case.
+        let name = text(row, 1).map(str::to_ascii_lowercase);
+        let Some(name) = name.and_then(|name| name.parse::<InstanceId>().ok()) else { continue };
+        let Some(place) = expected(&name) else { continue };
+        let shown: Option<usize> = optional(row, 2)?;
+        if place.is_none() || place != shown {
+            doubtful.push(value(row, 0)?);
+        }
+    }
+    Ok(doubtful)
+}
+
+impl Live {
+    /// The next settings on the way to `wanted`: one kind of change for one reload.
+    fn towards(&self, wanted: &Self) -> Self {
+        let closes = wanted.access == Access::ReadOnly;
+        let access_first = closes && self.access != wanted.access;
+        let mut next = self.clone();
+        if access_first {
+            next.access = wanted.access;
+        } else if self.names != wanted.names {
+            next.names = wanted.names.clone();
+        } else if self.access != wanted.access {
+            next.access = wanted.access;
+        } else {
+            next.source = wanted.source.clone();
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::configuration::Source;
+    use crate::postgres::names::Names;
+
+    #[test]
+    fn one_reload_changes_one_kind_of_setting() {
+        let live = |names: &[&str], access, source| Live {
+            names: Names::of(&names.iter().map(|n| n.parse().unwrap()).collect::<Vec<_>>()),
+            access,
+            source,
+        };
+        use Access::{ReadOnly, ReadWrite};
+        use Source::{Nobody, Sealed};
+        #[rustfmt::skip]
+        let cases = [
+            // what changes              from                              to                                then
+            ("closing comes first",      live(&["a"], ReadWrite, Nobody),  live(&["b"], ReadOnly, Nobody),   live(&["a"], ReadOnly, Nobody)),
+            ("opening comes last",       live(&["a"], ReadOnly, Nobody),   live(&["b"], ReadWrite, Nobody),  live(&["b"], ReadOnly, Nobody)),
+            ("only the access",          live(&["a"], ReadOnly, Nobody),   live(&["a"], ReadWrite, Nobody),  live(&["a"], ReadWrite, Nobody)),
+            ("only the source",          live(&[], ReadOnly, Nobody),      live(&[], ReadOnly, Sealed),      live(&[], ReadOnly, Sealed)),
+        ];
+        for (what, from, to, then) in cases {
+            assert_eq!(from.towards(&to), then, "{what}");
+        }
+    }
+}

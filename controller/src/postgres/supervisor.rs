@@ -1,0 +1,491 @@
+//! The one owner of the server: takes the step that the plan says, and tells what it sees.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dugong_machine::{Data, Goal, Run, Server, Stop, Upstream, Work};
+use dugong_topology::Generation;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::configuration::{self, Live, Source};
+use super::control::{Door, LookError};
+use super::data_dir::{self, StartsAs};
+use super::heartbeat::{Beating, beat};
+use super::layout::{Layout, remove_all};
+use super::making::{MakingError, Workshop, size_of, tidy};
+use super::names::Names;
+use super::pace::{Backoff, Pace, pace};
+use super::plan::{Process, Step, next_step};
+use super::postmaster::{Patience, Postmaster};
+use super::process::{Exit, Spawner, end_all};
+use super::reporter::{REPEAT, Reporter};
+use super::running::{Place, Running, generation_of, see_generation};
+use super::{Seen, Settings};
+use crate::clock::Clock;
+
+/// Between two searches for processes while none should be there.
+const SEARCH: Duration = Duration::from_secs(1);
+/// A server that has run for this long has not failed to start.
+const STEADY: Duration = Duration::from_secs(10);
+
+/// Owns the server process and everything that is known of it.
+pub(super) struct Supervisor {
+    settings: Arc<Settings>,
+    layout: Arc<Layout>,
+    spawner: Arc<Spawner>,
+    goals: watch::Receiver<Option<Goal>>,
+    reporter: Reporter,
+    beating: watch::Sender<Beating>,
+    _heart: JoinSet<()>,
+    data: Data,
+    running: Option<Running>,
+    /// Why the goal is not reached, in words; none while that is a matter of time.
+    trouble: Option<String>,
+    /// The goal under which a primary died: another word is needed before it is started again.
+    died_under: Option<Goal>,
+    /// The data was destroyed under the running server; what is left of it is in the way.
+    destroyed: bool,
+    restarts: Backoff,
+    copies: Backoff,
+    /// When it was last certain that nothing runs here; none since something was started.
+    searched: Option<Instant>,
+    /// When the goal, or the kind of thing that is seen, last changed.
+    changed: Instant,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        layout: Arc<Layout>,
+        spawner: Arc<Spawner>,
+        clock: Clock,
+        goals: watch::Receiver<Option<Goal>>,
+        seen: mpsc::Sender<Seen>,
+    ) -> Self {
+        let (beating, beats) = watch::channel(Beating::Still);
+        let door = door(&settings, &layout);
+        // Dropped with the supervisor, when its server is gone: no commit of it still waits.
+        let mut heart = JoinSet::new();
+        heart.spawn(beat(door, clock, settings.heartbeat_interval, beats, seen.clone()));
+        Self {
+            settings,
+            layout,
+            spawner,
+            goals,
+            reporter: Reporter::new(seen),
+            beating,
+            _heart: heart,
+            data: Data::Unknown,
+            running: None,
+            trouble: None,
+            died_under: None,
+            destroyed: false,
+            restarts: Backoff::restarts(),
+            copies: Backoff::copies(),
+            searched: None,
+            changed: Instant::now(),
+        }
+    }
+
+    /// Runs until nobody gives goals or reads observations any more; then nothing runs here.
+    pub(super) async fn run(mut self) {
+        // A controller before this one may have been killed: what it left is ended first.
+        self.end_everything().await;
+        if let Err(error) = tidy(&self.layout) {
+            tracing::error!(%error, "left-over data cannot be removed");
+        }
+        self.examine().await;
+        let mut previous = None;
+        loop {
+            let goal = self.goals.borrow_and_update().clone();
+            if goal != previous {
+                self.changed = Instant::now();
+                previous.clone_from(&goal);
+            }
+            let mut exit = self.running.as_ref().map(|running| running.postmaster.exit());
+            let goals = self.goals.clone();
+            let reader = self.reporter.reader();
+            tokio::select! {
+                biased;
+                // A dropped turn loses nothing: what it has done is in `self`.
+                () = ended(&mut exit) => self.on_exit().await,
+                () = reader.closed() => break,
+                still = superseded(goals, goal.as_ref()) => if still == Owner::Gone { break },
+                () = self.turn_and_pause(goal.as_ref()) => (),
+            }
+        }
+        self.beating.send_replace(Beating::Still);
+        self.end_everything().await;
+    }
+
+    async fn turn_and_pause(&mut self, goal: Option<&Goal>) {
+        let run = self.turn(goal).await;
+        let kind = |run: &Run| std::mem::discriminant(run);
+        if self.reporter.last_run().map(kind) != Some(kind(&run)) {
+            self.changed = Instant::now();
+        }
+        let open = match &run {
+            Run::Primary(view) if view.access == dugong_machine::Access::ReadWrite => Beating::On,
+            Run::Unknown | Run::Down | Run::Busy(_) | Run::Standby(_) | Run::Primary(_) => {
+                Beating::Still
+            }
+        };
+        self.beating.send_if_modified(|beating| std::mem::replace(beating, open) != open);
+        let pause = match pace(goal, &run) {
+            Pace::Fast if self.changed.elapsed() < STEADY && self.trouble.is_none() => {
+                Duration::from_millis(10)
+            }
+            Pace::Fast => Duration::from_millis(100),
+            Pace::Eager => Duration::from_millis(5),
+            Pace::Steady => REPEAT,
+        };
+        self.report(run).await;
+        tokio::time::sleep(pause).await;
+    }
+
+    /// One step towards the goal; what is seen after it.
+    async fn turn(&mut self, goal: Option<&Goal>) -> Run {
+        let process = match &self.running {
+            None => Process::Down,
+            Some(running) if running.postmaster.is_stopping() => Process::Stopping,
+            Some(running) => Process::Up(running.role),
+        };
+        if self.running.is_none() {
+            self.look_at_rest().await;
+        }
+        if let Some(Goal::Down(_)) = goal {
+            self.died_under = None;
+        }
+        match next_step(goal, &self.data, process) {
+            Step::Rest => {
+                // Data that cannot be examined is a trouble of its own.
+                if self.data != Data::Unknown {
+                    self.trouble = None;
+                }
+                Run::Down
+            }
+            Step::Refuse(why) => {
+                self.trouble = Some(why);
+                Run::Down
+            }
+            Step::Initialise => self.initialise().await,
+            Step::Copy => match goal {
+                Some(Goal::Copied { source, generation, making }) => {
+                    self.copy(source, *generation, *making).await
+                }
+                _ => Run::Down,
+            },
+            Step::Start => match goal {
+                Some(goal) => self.start(goal).await,
+                None => Run::Down,
+            },
+            Step::Stop(Stop::Immediate) => {
+                self.end_everything().await;
+                Run::Down
+            }
+            Step::Stop(Stop::Fast) => self.stop_fast().await,
+            Step::Serve => self.serve(goal).await,
+        }
+    }
+
+    async fn serve(&mut self, goal: Option<&Goal>) -> Run {
+        let Some(running) = &mut self.running else { return Run::Down };
+        if let Ok(None) = data_dir::read_identity(&self.layout.data) {
+            // Somebody destroyed the data under the server: it is no server any more.
+            self.destroyed = true;
+            self.end_everything().await;
+            return Run::Down;
+        }
+        let place = Place { settings: &self.settings, layout: &self.layout };
+        match running.serve(place, &mut self.data, goal).await {
+            Ok(run) => {
+                self.trouble = running.dry_words(&self.layout.log);
+                run
+            }
+            Err(LookError::NotYet) => Run::Busy(Work::Starting),
+            Err(error) => {
+                match &error {
+                    LookError::Overridden(_) | LookError::NotYet => (),
+                    LookError::Silent
+                    | LookError::Refused(_)
+                    | LookError::Odd(_)
+                    | LookError::DataDir(_)
+                    | LookError::File { .. } => running.disconnect(),
+                }
+                self.trouble = Some(error.to_string());
+                Run::Busy(Work::Starting)
+            }
+        }
+    }
+
+    async fn start(&mut self, goal: &Goal) -> Run {
+        if self.died_under.as_ref() == Some(goal) || self.restarts.must_wait() {
+            return Run::Down; // `trouble` says how it ended.
+        }
+        self.searched = None;
+        match self.try_start(goal).await {
+            Ok(running) => {
+                self.running = Some(running);
+                self.died_under = None;
+                Run::Busy(Work::Starting)
+            }
+            Err(error) => {
+                self.restarts.failed();
+                self.trouble = Some(format!("the server cannot be started: {error}"));
+                Run::Down
+            }
+        }
+    }
+
+    async fn try_start(&mut self, goal: &Goal) -> Result<Running, LookError> {
+        let (settings, layout, spawner) = (&*self.settings, &*self.layout, &*self.spawner);
+        let file = |what| move |error| LookError::File { what, error };
+        let found = data_dir::starts_as(settings, spawner, &layout.data).await?;
+        let (live, role) = match goal {
+            Goal::Primary(goal) => match found {
+                StartsAs::Primary => {
+                    let names = Names::of(&goal.names);
+                    (Live { names, access: goal.access, source: Source::Nobody }, found)
+                }
+                // It has no timeline of its own yet: it is promoted once it runs.
+                StartsAs::Standby => (Live::standby(Source::Sealed), StartsAs::Standby),
+            },
+            Goal::Standby(goal) => {
+                let source = goal.upstream.clone().map_or(Source::Nobody, Source::From);
+                (Live::standby(source), StartsAs::Standby)
+            }
+            Goal::Sealed { .. } | Goal::Down(_) | Goal::Initialised | Goal::Copied { .. } => {
+                (Live::standby(Source::Sealed), StartsAs::Standby)
+            }
+        };
+        if role == StartsAs::Standby {
+            data_dir::mark_standby(&layout.data).map_err(file("standby.signal"))?;
+        }
+        if let Some(generation) = generation_of(goal) {
+            see_generation(layout, &mut self.data, generation)?;
+        }
+        configuration::write_all(settings, layout, &live).map_err(file("its configuration"))?;
+        let postmaster = Postmaster::start(settings, layout, spawner, &layout.data, &[])
+            .await
+            .map_err(file("its program"))?;
+        Ok(Running::new(postmaster, role, door(settings, layout), live))
+    }
+
+    async fn stop_fast(&mut self) -> Run {
+        let Some(running) = &mut self.running else { return Run::Down };
+        match running.postmaster.stop_fast() {
+            Ok(Patience::Wait) => Run::Busy(Work::Stopping),
+            Ok(Patience::Lost) | Err(_) => {
+                self.end_everything().await;
+                Run::Down
+            }
+        }
+    }
+
+    /// Kills what runs here, and returns once nothing does.
+    async fn end_everything(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.postmaster.kill();
+            let mut exit = running.postmaster.exit();
+            // One that does not go is found below, and said.
+            let _ = tokio::time::timeout(Duration::from_secs(1), exit.wait()).await;
+        }
+        loop {
+            match end_all(&self.layout.workplaces()).await {
+                Ok(()) => break,
+                Err(still_there) => {
+                    self.trouble = Some(still_there.to_string());
+                    self.report(Run::Busy(Work::Stopping)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        if let Some(running) = &self.running {
+            running.postmaster.exit().wait().await;
+        }
+        self.running = None;
+        self.searched = Some(Instant::now());
+    }
+
+    /// The server process has ended: asked to, or not.
+    async fn on_exit(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        self.beating.send_replace(Beating::Still);
+        let asked = running.postmaster.is_stopping();
+        if !asked {
+            let words = running.postmaster.last_words(&self.layout.log);
+            let words = words.unwrap_or_else(|| "it said nothing".to_owned());
+            self.trouble = Some(format!("the server ended by itself: {words}"));
+            if running.begun.elapsed() > STEADY {
+                self.restarts.succeeded();
+            }
+            self.restarts.failed();
+        }
+        drop(running);
+        self.end_everything().await;
+        self.destroyed |= matches!(data_dir::read_identity(&self.layout.data), Ok(None));
+        if asked {
+            self.trouble = None;
+        }
+        self.report(Run::Down).await;
+        // Only after the word is out: a goal that was set before it does not answer it.
+        if !asked {
+            self.died_under =
+                self.goals.borrow().clone().filter(|goal| matches!(goal, Goal::Primary(_)));
+        }
+    }
+
+    async fn initialise(&mut self) -> Run {
+        if self.copies.must_wait() {
+            return Run::Down;
+        }
+        self.report(Run::Busy(Work::Initialising)).await;
+        self.searched = None;
+        let (settings, layout, spawner) = self.tools();
+        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let made = workshop.initialise().await;
+        self.made(made).await
+    }
+
+    async fn copy(&mut self, source: &Upstream, generation: Generation, making: u32) -> Run {
+        if self.copies.must_wait() {
+            return Run::Down;
+        }
+        self.searched = None;
+        let (settings, layout, spawner) = self.tools();
+        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let copying = workshop.copy(source, generation, making);
+        tokio::pin!(copying);
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let made = loop {
+            tokio::select! {
+                made = &mut copying => break made,
+                // Both are polled again: nothing is lost.
+                _ = ticks.tick() => {
+                    let dir = layout.data_new.clone();
+                    let bytes = tokio::task::spawn_blocking(move || size_of(&dir)).await;
+                    let work = Work::Copying { bytes: bytes.unwrap_or(0) };
+                    self.report(Run::Busy(work)).await;
+                }
+            }
+        };
+        self.made(made).await
+    }
+
+    async fn made(&mut self, made: Result<(), MakingError>) -> Run {
+        match made {
+            Ok(()) => {
+                self.trouble = None;
+                self.copies.succeeded();
+                self.restarts.succeeded();
+            }
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                self.copies.failed();
+            }
+        }
+        self.end_everything().await;
+        self.examine().await;
+        Run::Down
+    }
+
+    /// While no server runs: is that so, and is the data still what it was?
+    async fn look_at_rest(&mut self) {
+        if self.searched.is_none_or(|at| at.elapsed() > SEARCH) {
+            self.end_everything().await;
+        }
+        if std::mem::take(&mut self.destroyed) {
+            self.set_remains_aside();
+        }
+        let known = self.data.clone();
+        let same = match (&known, data_dir::read_identity(&self.layout.data)) {
+            (Data::Own(own), Ok(Some(found))) => *own == found,
+            (Data::Own(_) | Data::Unknown | Data::Empty | Data::Foreign { .. }, _) => false,
+        };
+        if !same {
+            self.examine().await;
+        }
+    }
+
+    async fn examine(&mut self) {
+        match data_dir::examine(&self.settings, &self.spawner, &self.layout.data).await {
+            Ok(data) => self.data = data,
+            Err(error) => {
+                self.data = Data::Unknown;
+                self.trouble = Some(error.to_string());
+            }
+        }
+    }
+
+    /// What is left of destroyed data is kept for people, out of the way of the copy to come.
+    fn set_remains_aside(&mut self) {
+        let Layout { data, data_lost, .. } = &*self.layout;
+        if !data.exists() {
+            return;
+        }
+        match remove_all(data_lost).and_then(|()| std::fs::rename(data, data_lost)) {
+            Ok(()) => tracing::error!(
+                kept = %data_lost.display(),
+                "the data directory was destroyed under its server"
+            ),
+            // Examined as it is: not empty, and nobody's.
+            Err(error) => tracing::error!(%error, "destroyed data cannot be set aside"),
+        }
+    }
+
+    async fn report(&mut self, run: Run) {
+        let server = Server { data: self.data.clone(), run, trouble: self.trouble.clone() };
+        self.reporter.report(server).await;
+    }
+
+    fn tools(&self) -> (Arc<Settings>, Arc<Layout>, Arc<Spawner>) {
+        (Arc::clone(&self.settings), Arc::clone(&self.layout), Arc::clone(&self.spawner))
+    }
+}
+
+/// Who gives the goals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    There,
+    Gone,
+}
+
+/// Returns when the goal is no longer what is being done.
+async fn superseded(mut goals: watch::Receiver<Option<Goal>>, current: Option<&Goal>) -> Owner {
+    loop {
+        if goals.changed().await.is_err() {
+            return Owner::Gone;
+        }
+        let same = match (current, goals.borrow_and_update().as_ref()) {
+            // The same copy for a newer generation is still the same copy.
+            (
+                Some(Goal::Copied { source, making, .. }),
+                Some(Goal::Copied { source: other, making: number, .. }),
+            ) => source == other && making == number,
+            (current, newest) => current == newest,
+        };
+        if !same {
+            return Owner::There;
+        }
+    }
+}
+
+/// Returns when the server process has ended; never where there is none.
+async fn ended(exit: &mut Option<Exit>) {
+    match exit {
+        Some(exit) => {
+            exit.wait().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn door(settings: &Settings, layout: &Layout) -> Door {
+    Door {
+        socket_dir: layout.run.clone(),
+        port: settings.listen.port,
+        user: settings.credentials.superuser.name.clone(),
+    }
+}

@@ -1,0 +1,425 @@
+//! One supervised server in a directory of its own, and what a test does with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant, SystemTime};
+
+use dugong_controller::clock::Clock;
+use dugong_controller::credentials::Credentials;
+use dugong_controller::postgres::{Seen, Settings, StartError, Supervised, find_bin, supervise};
+use dugong_machine::{
+    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, StandbyGoal, StandbyView, Time, Upstream,
+};
+use dugong_topology::{Address, Generation, InstanceId};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+/// The longest that anything here may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Set in a process that is to be killed: the directory of its instance.
+const VICTIM: &str = "DUGONG_TEST_VICTIM";
+
+/// Runs a test as it is, or, as root, in a process of the user `postgres`.
+pub(crate) fn as_postgres(test: impl Future<Output = ()>) {
+    if rustix::process::geteuid().is_root() {
+        let status = again(&[]).status().unwrap();
+        assert!(status.success(), "the test failed as the user postgres: {status}");
+        return;
+    }
+    // Panics of the task that owns the server must not go unnoticed.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(test);
+    runtime.shutdown_timeout(Duration::from_secs(10));
+}
+
+/// This test again, in a process of its own.
+fn again(environment: &[(&str, &str)]) -> Command {
+    // The test's name, unless it runs on the main thread of such a process.
+    let current = std::thread::current();
+    let argument = std::env::args().skip_while(|argument| argument != "--exact").nth(1);
+    let name = argument.or_else(|| current.name().map(str::to_owned)).unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups", "--"]);
+        command.arg(exe);
+        command
+    } else {
+        Command::new(exe)
+    };
+    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).current_dir("/tmp");
+    command.envs(environment.iter().copied());
+    command
+}
+
+pub(crate) fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+pub(crate) struct Instance {
+    pub(crate) id: InstanceId,
+    pub(crate) generation: Generation,
+    pub(crate) downstreams: BTreeSet<InstanceId>,
+    pub(crate) credentials: Credentials,
+    /// The newest observation.
+    pub(crate) server: Server,
+    /// The newest confirmed heartbeat.
+    pub(crate) confirmed: Option<Time>,
+    settings: Settings,
+    supervised: Supervised,
+    /// Shared by the instances of a cluster; removed with the last of them.
+    folder: Option<TempDir>,
+}
+
+impl Instance {
+    /// An instance of a cluster of its own, with nothing in its directory.
+    pub(crate) async fn new(name: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let credentials = Credentials::generate().unwrap();
+        let dir = folder.path().join(name);
+        Self::supervised(name, dir, credentials, Some(folder))
+    }
+
+    /// A further instance of `other`'s cluster.
+    pub(crate) async fn new_in(other: &Self, name: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let dir = folder.path().join(name);
+        Self::supervised(name, dir, other.credentials.clone(), Some(folder))
+    }
+
+    fn supervised(
+        name: &str,
+        dir: PathBuf,
+        credentials: Credentials,
+        folder: Option<TempDir>,
+    ) -> Self {
+        let (bin, _) = find_bin(None).unwrap();
+        let settings = Settings {
+            instance: id(name),
+            cluster: "main".to_owned(),
+            dir,
+            bin,
+            listen: Address::loopback(free_port()),
+            extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
+            credentials,
+            heartbeat_interval: Duration::from_millis(200),
+        };
+        Self::with_settings(settings, folder)
+    }
+
+    fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
+        let supervised = supervise(settings.clone(), Clock).unwrap();
+        Self {
+            id: settings.instance.clone(),
+            generation: Generation(1),
+            downstreams: BTreeSet::new(),
+            credentials: settings.credentials.clone(),
+            server: Server::unknown(),
+            confirmed: None,
+            settings,
+            supervised,
+            folder,
+        }
+    }
+
+    /// Ends its supervision, as the end of a controller does.
+    pub(crate) async fn end(self) -> Ended {
+        let Self { settings, supervised, folder, .. } = self;
+        let Supervised { goal, seen, task } = supervised;
+        drop((goal, seen));
+        task.await.unwrap();
+        Ended { settings, folder }
+    }
+
+    pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
+        supervise(self.settings.clone(), Clock)
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.settings.dir.canonicalize().unwrap().join("data")
+    }
+
+    pub(crate) fn upstream(&self) -> Upstream {
+        Upstream { id: self.id.clone(), address: self.settings.listen.clone() }
+    }
+
+    pub(crate) fn want(&self, goal: Goal) {
+        self.supervised.goal.send(Some(goal)).unwrap();
+    }
+
+    pub(crate) fn primary(&self, names: &[&str], access: Access) {
+        self.want(Goal::Primary(PrimaryGoal {
+            generation: self.generation,
+            names: names.iter().map(|name| id(name)).collect(),
+            access,
+            downstreams: self.downstreams.clone(),
+        }));
+    }
+
+    pub(crate) fn standby(&self, upstream: Option<&Self>) {
+        self.want(Goal::Standby(StandbyGoal {
+            generation: self.generation,
+            upstream: upstream.map(Self::upstream),
+            downstreams: self.downstreams.clone(),
+        }));
+    }
+
+    pub(crate) fn copy_goal(&self, source: &Self, making: u32) -> Goal {
+        Goal::Copied { source: source.upstream(), generation: self.generation, making }
+    }
+
+    pub(crate) async fn copy_of(&mut self, source: &Self, making: u32) {
+        self.want(self.copy_goal(source, making));
+        self.until("the copy is there", |server| {
+            server.run == Run::Down && server.identity().is_some_and(|own| own.making == making)
+        })
+        .await;
+    }
+
+    pub(crate) async fn initialise(&mut self) {
+        self.want(Goal::Initialised);
+        self.until("it is initialised", |server| {
+            server.run == Run::Down && server.identity().is_some()
+        })
+        .await;
+        assert_eq!(self.server.identity().unwrap().generation, Generation(0));
+    }
+
+    /// Takes the next thing that was seen.
+    pub(crate) async fn next(&mut self) {
+        let seen = tokio::time::timeout(DEADLINE, self.supervised.seen.recv()).await;
+        match seen.expect("nothing was seen in time").expect("the supervisor has ended") {
+            Seen::Observed(server) => self.server = server,
+            Seen::LinkConfirmed { begun } => self.confirmed = Some(begun),
+        }
+    }
+
+    /// Waits for an observation; those that lie there already count, too.
+    pub(crate) async fn until(&mut self, what: &str, mut is_so: impl FnMut(&Server) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.next().await;
+            if is_so(&self.server) {
+                return;
+            }
+            let late = Instant::now() > deadline;
+            assert!(
+                !late,
+                "{}: not seen: {what}; last: {:#?}\n{}",
+                self.id,
+                self.server,
+                self.log()
+            );
+        }
+    }
+
+    pub(crate) async fn until_primary(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&PrimaryView) -> bool,
+    ) -> PrimaryView {
+        let mut found = None;
+        self.until(what, |server| match &server.run {
+            Run::Primary(view) if is_so(view) => found.insert(view.clone()) == view,
+            Run::Primary(_) | Run::Unknown | Run::Down | Run::Busy(_) | Run::Standby(_) => false,
+        })
+        .await;
+        found.unwrap()
+    }
+
+    pub(crate) async fn until_standby(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&StandbyView) -> bool,
+    ) -> StandbyView {
+        let mut found = None;
+        self.until(what, |server| match &server.run {
+            Run::Standby(view) if is_so(view) => found.insert(view.clone()) == view,
+            Run::Standby(_) | Run::Unknown | Run::Down | Run::Busy(_) | Run::Primary(_) => false,
+        })
+        .await;
+        found.unwrap()
+    }
+
+    pub(crate) async fn until_open(&mut self) {
+        self.until_primary("it is open", |view| view.access == Access::ReadWrite).await;
+    }
+
+    pub(crate) async fn until_confirmed(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.confirmed.is_none() {
+            self.next().await;
+            assert!(Instant::now() < deadline, "no heartbeat came back");
+        }
+    }
+
+    /// Waits until so many backends wait for synchronous replication.
+    pub(crate) async fn until_waiting_commits(&mut self, count: i64) {
+        let client = self.client().await;
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            self.next().await;
+            let row = client
+                .query_one(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+                    &[],
+                )
+                .await
+                .unwrap();
+            if row.get::<_, i64>(0) >= count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {count} commits wait");
+        }
+    }
+
+    /// A client by the local socket, as the superuser.
+    pub(crate) async fn client(&self) -> Client {
+        self.client_as(&self.credentials.superuser.name).await
+    }
+
+    pub(crate) async fn client_as(&self, user: &str) -> Client {
+        let socket = self.settings.dir.join("run");
+        let (client, connection) = tokio_postgres::Config::new()
+            .host_path(socket)
+            .port(self.settings.listen.port)
+            .user(user)
+            .dbname("postgres")
+            .connect(NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The process id of the running postmaster.
+    pub(crate) fn postmaster(&self) -> i32 {
+        postmaster_of(&self.data()).unwrap()
+    }
+
+    pub(crate) fn kill(&self, pid: i32) {
+        self.signal(pid, Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, pid: i32, signal: Signal) {
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.settings.dir.join("postgres.log"));
+        let log = log.unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+/// An instance without its controller.
+pub(crate) struct Ended {
+    settings: Settings,
+    folder: Option<TempDir>,
+}
+
+impl Ended {
+    /// Starts its server as a person would.
+    pub(crate) fn start_by_hand(&self) -> Child {
+        let port = self.settings.listen.port;
+        Command::new(self.settings.bin.join("postgres"))
+            .arg("-D")
+            .arg(self.settings.dir.join("data"))
+            .args(["-c", "listen_addresses=", "-c", &format!("port={port}")])
+            .args(["-c", &format!("unix_socket_directories={}/run", self.settings.dir.display())])
+            .spawn()
+            .unwrap()
+    }
+
+    /// Its next controller.
+    pub(crate) fn resume(self) -> Instance {
+        Instance::with_settings(self.settings, self.folder)
+    }
+}
+
+/// A primary whose sync, a copy of it, is about to stream.
+pub(crate) async fn cluster_of_two() -> (Instance, Instance) {
+    let mut primary = Instance::new("pg-1").await;
+    primary.initialise().await;
+    primary.downstreams = [id("pg-2")].into();
+    primary.primary(&["pg-2"], Access::ReadOnly);
+    primary.until_primary("it runs", |_| true).await;
+    let mut standby = Instance::new_in(&primary, "pg-2").await;
+    standby.copy_of(&primary, 1).await;
+    standby.standby(Some(&primary));
+    (primary, standby)
+}
+
+fn postmaster_of(data: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+/// The processes whose working directory is `data`.
+pub(crate) fn server_processes(data: &Path) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let works_there = |pid: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/cwd"))
+            .is_ok_and(|cwd| cwd.starts_with(data) || cwd == data.with_extension(" (deleted)"))
+    };
+    pids.filter(works_there).collect()
+}
+
+/// A port that is free just now, below those that the system gives to outgoing connections.
+fn free_port() -> u16 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let mut seed = u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 16);
+    loop {
+        // Numerical Recipes' generator: good enough to keep parallel tests apart.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let port = 20_000 + u16::try_from((seed >> 33) % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A process that supervises a primary is killed; its server must go, too.
+#[expect(clippy::print_stdout, reason = "how long it took is worth reading")]
+pub(crate) fn supervising_process_is_killed() {
+    if let Some(dir) = std::env::var_os(VICTIM) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let credentials = Credentials::generate().unwrap();
+            let mut instance = Instance::supervised("pg-1", PathBuf::from(dir), credentials, None);
+            instance.initialise().await;
+            instance.primary(&["pg-2"], Access::ReadOnly);
+            loop {
+                instance.next().await; // Until it is killed.
+            }
+        });
+    }
+    as_postgres(async {
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let dir = folder.path().join("pg-1");
+        let mut victim = again(&[(VICTIM, dir.to_str().unwrap())]).spawn().unwrap();
+        let data = dir.join("data");
+        let deadline = Instant::now() + DEADLINE;
+        let socket = dir.join("run");
+        let runs = || server_processes(&data).len() > 3 && socket.read_dir().is_ok();
+        while !runs() {
+            assert!(Instant::now() < deadline, "the server does not run");
+            assert!(victim.try_wait().unwrap().is_none(), "the supervising process has ended");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let begun = Instant::now();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        while !server_processes(&data).is_empty() {
+            assert!(Instant::now() < deadline, "the server outlives its controller");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        println!("the server was gone {:?} after its controller", begun.elapsed());
+    });
+}
