@@ -1,0 +1,78 @@
+//! `dugong`: the operator's command. Exit status 2 for what was typed wrong, 1 for what could not
+//! be done.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dugong_controller::launch::{self, DownOptions, UpOptions};
+use dugong_controller::operator::{dsn, history, status};
+use dugong_controller::run::Failure;
+
+/// PostgreSQL that stays up: runs a cluster on this machine, and shows any cluster's state.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  \
+        dugong up                  run a cluster of three here; Ctrl-C stops it, `up` resumes it\n  \
+        dugong up --detach         the same in the background; `dugong down` stops it\n  \
+        psql \"$(dugong dsn)\"       connect to the primary, wherever it is\n  \
+        dugong status --watch      see who is what, while you kill things\n\n\
+        DUGONG_DIR names the cluster's directory for all commands."
+)]
+struct Command {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Run a cluster on this machine; an existing one is resumed with its data.
+    Up(UpOptions),
+    /// Stop a cluster that runs in the background.
+    Down(DownOptions),
+    /// Show who is what, and why writes wait when they wait.
+    Status(status::Options),
+    /// Print a connection string that works as it is.
+    Dsn(dsn::Options),
+    /// Show what the cluster has lived through.
+    History(history::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse().what) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            #[expect(clippy::print_stderr, reason = "the one sentence for the person who typed")]
+            {
+                eprintln!("dugong: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(what: What) -> Result<(), Failure> {
+    match what {
+        What::Up(options) => launch::up(&options),
+        What::Down(options) => launch::down(&options),
+        What::Status(options) => wait_for(status::status(&options, print)),
+        What::Dsn(options) => dsn::dsn(&options).map(|string| print(&string)),
+        What::History(options) => {
+            wait_for(history::history(&options)).map(|table| print(table.trim_end()))
+        }
+    }
+}
+
+fn wait_for<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::Runtime(error.to_string()))?.block_on(what)
+}
+
+/// A reader that has closed the pipe wants no more: that is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,113 @@
+//! Every metric of a controller, in one table, so that manual, code and scrape agree.
+
+use dugong_machine::{Answer, ServerState, Snapshot, State};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Name, kind, help. Counters end in `_total`.
+#[rustfmt::skip]
+const TABLE: [(&str, Kind, &str); 10] = [
+    ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
+    ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
+    ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
+    ("dugong_role",                        Kind::Gauge,   "1 for the role of this instance; label: role (primary, sync, async, deposed, none)."),
+    ("dugong_server_state",                Kind::Gauge,   "1 for what the server does; label: state."),
+    ("dugong_position_bytes",              Kind::Gauge,   "End of the WAL here, as bytes from the beginning of WAL."),
+    ("dugong_lag_bytes",                   Kind::Gauge,   "WAL of the upstream that reads here do not show yet; 0 on a primary."),
+    ("dugong_writable",                    Kind::Gauge,   "1 while this instance is a primary whose sync has caught up."),
+    ("dugong_declarations_total",          Kind::Counter, "Compare-and-swaps of the state record; label: outcome (won, raced, guarded, unknown)."),
+    ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
+];
+
+/// Installs the recorder; what it returns renders the scrape.
+///
+/// # Errors
+///
+/// A recorder was installed before.
+pub fn install(instance: &str, cluster: &str) -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    for (name, kind, help) in TABLE {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(name, help),
+            Kind::Gauge => metrics::describe_gauge!(name, help),
+        }
+    }
+    let labels = [
+        ("instance", instance.to_owned()),
+        ("cluster", cluster.to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    metrics::gauge!("dugong_controller_info", &labels).set(1.0);
+    metrics::counter!("dugong_session_renewals_failed_total").absolute(0);
+    Ok(handle)
+}
+
+/// Shows what the machine knows.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; WAL below 8 PiB is exact")]
+pub(crate) fn show(state: &State) {
+    let snapshot = state.snapshot.as_ref();
+    let revision = snapshot.map_or(0, |snapshot| snapshot.revision.0);
+    metrics::gauge!("dugong_generation").set(state.generation().0 as f64);
+    metrics::gauge!("dugong_revision").set(revision as f64);
+    let role = snapshot.and_then(Snapshot::record).and_then(|record| record.role_of(&state.me));
+    let role = role.map_or_else(|| "none".to_owned(), |role| role.to_string());
+    for name in ["primary", "sync", "async", "deposed", "none"] {
+        metrics::gauge!("dugong_role", "role" => name).set(f64::from(u8::from(role == name)));
+    }
+    let Some((said, _)) = &state.said else { return };
+    for (server, name) in SERVER_STATES {
+        let here = f64::from(u8::from(said.server == server));
+        metrics::gauge!("dugong_server_state", "state" => name).set(here);
+    }
+    if let Some(position) = state.position {
+        metrics::gauge!("dugong_position_bytes").set(position.lsn.0 as f64);
+    }
+    let lag = said.lag.map_or(0, |lag| lag.upstream_end.bytes_after(lag.replayed));
+    metrics::gauge!("dugong_lag_bytes").set(lag as f64);
+    let writable = said.open == Some(said.seen);
+    metrics::gauge!("dugong_writable").set(f64::from(u8::from(writable)));
+}
+
+const SERVER_STATES: [(ServerState, &str); 6] = [
+    (ServerState::Stopped, "stopped"),
+    (ServerState::Starting, "starting"),
+    (ServerState::Copying, "copying"),
+    (ServerState::Standby, "standby"),
+    (ServerState::Ready, "streaming"),
+    (ServerState::Primary, "primary"),
+];
+
+/// Counts the answer to a declaration.
+pub(crate) fn declared(answer: Answer) {
+    let outcome = match answer {
+        Answer::Won { .. } => "won",
+        Answer::Raced => "raced",
+        Answer::Guarded => "guarded",
+        Answer::Unknown => "unknown",
+    };
+    metrics::counter!("dugong_declarations_total", "outcome" => outcome).increment(1);
+}
+
+/// Counts a renewal that failed.
+pub(crate) fn renewal_failed() {
+    metrics::counter!("dugong_session_renewals_failed_total").increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule() {
+        for (name, kind, help) in TABLE {
+            assert!(name.starts_with("dugong_") && help.ends_with('.'), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Asking controllers for the topology: once, or for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dugong_topology::{Topology, stream};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// A controller on this machine answers within this time, or not at all.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Controllers say something at least every 5 s: a stream that is quiet for longer is dead.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+
+/// The pause before a controller is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The document of the controller at `address` (`host:port`), as it was sent, and as it reads.
+///
+/// # Errors
+///
+/// Why there is none, in words.
+pub async fn fetch(address: &str) -> Result<(Bytes, Topology), String> {
+    let asking = async {
+        let answer = get(address, "/v1/topology").await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+        let body = body.to_bytes();
+        if status != StatusCode::OK {
+            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
+        }
+        let topology = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        Ok((body, topology))
+    };
+    let limited = tokio::time::timeout(LIMIT, asking).await;
+    limited.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
+}
+
+/// The newest topology of several controllers on this machine, whichever of them answer.
+pub fn follow(ports: Vec<u16>) -> watch::Receiver<Option<Arc<Topology>>> {
+    follow_addresses(ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect())
+}
+
+/// The newest topology of the controllers at these addresses.
+pub fn follow_addresses(addresses: Vec<String>) -> watch::Receiver<Option<Arc<Topology>>> {
+    let (sender, receiver) = watch::channel(None);
+    let sender = Arc::new(sender);
+    for address in addresses {
+        let sender = Arc::clone(&sender);
+        // Ends when nobody follows any more.
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                // Whatever ended the stream, the controller is asked again.
+                let _ = follow_one(&address, &sender).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+    }
+    receiver
+}
+
+async fn follow_one(
+    address: &str,
+    newest: &watch::Sender<Option<Arc<Topology>>>,
+) -> Result<(), String> {
+    let asking = get(address, "/v1/topology/watch");
+    let limited = tokio::time::timeout(LIMIT, asking).await.map_err(|error| error.to_string())?;
+    let mut body = limited?.into_body();
+    let mut decoder = stream::Decoder::default();
+    loop {
+        let frame = tokio::time::timeout(QUIET_MAX, body.frame()).await;
+        let Some(frame) = frame.map_err(|error| error.to_string())? else { return Ok(()) };
+        let Ok(bytes) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+        for topology in decoder.push(&bytes).map_err(|error| error.to_string())? {
+            let topology = Arc::new(topology);
+            newest.send_if_modified(|known| {
+                let newer = known.as_ref().is_none_or(|known| topology.supersedes(known));
+                if newer {
+                    *known = Some(topology);
+                }
+                newer
+            });
+        }
+    }
+}
+
+async fn get(address: &str, path: &str) -> Result<Response<Incoming>, String> {
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let stream = TcpStream::connect(address).await.map_err(|error| words(&error))?;
+    let (mut requests, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| words(&e))?;
+    // It ends with the answer, or with the controller: the answer shows both.
+    tokio::spawn(connection);
+    let request = Request::builder().uri(path).header("host", address).body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| words(&error))?;
+    requests.send_request(request).await.map_err(|error| words(&error))
+}

@@ -1,0 +1,209 @@
+//! `dugong status`: who is what, and why writes wait when they wait.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::Args;
+use dugong_topology::{Member, Phase, Role, Topology};
+
+use super::{client, table};
+use crate::launch::layout::{Layout, default_dir};
+use crate::run::Failure;
+
+/// What `dugong status` is told.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// The cluster's directory: all of its controllers are asked, the newest answer counts.
+    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// One controller to ask instead, as in http://127.0.0.1:20011.
+    #[arg(long, value_name = "URL", conflicts_with = "dir")]
+    pub controller: Option<String>,
+    /// The topology document, for programs.
+    #[arg(long)]
+    pub json: bool,
+    /// Go on, and show each change.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Shows the state through `print`; with `--watch` until the process is ended.
+///
+/// # Errors
+///
+/// No controller answers, or there is no cluster.
+pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<(), Failure> {
+    let addresses = addresses(options)?;
+    if options.watch {
+        return watch(options, addresses, print).await;
+    }
+    let asked = addresses.iter().map(|(name, address)| async move {
+        (name.clone(), address.clone(), client::fetch(address).await)
+    });
+    let mut newest = None;
+    let mut silent = Vec::new();
+    for (name, address, answer) in futures_util::future::join_all(asked).await {
+        match answer {
+            Ok((json, topology)) => {
+                let better = newest
+                    .as_ref()
+                    .is_none_or(|(_, known): &(_, Topology)| topology.supersedes(known));
+                if better {
+                    newest = Some((json, topology));
+                }
+            }
+            Err(why) => silent.push(format!("{name} ({address}): {why}")),
+        }
+    }
+    let Some((json, topology)) = newest else {
+        return Err(Failure::Runtime(format!(
+            "no controller answers ({}): start the cluster with `dugong up`",
+            silent.join("; ")
+        )));
+    };
+    if options.json {
+        print(&String::from_utf8_lossy(&json));
+    } else {
+        print(&page(&topology));
+        for line in silent {
+            print(&format!("no answer from the controller of {line}"));
+        }
+    }
+    Ok(())
+}
+
+/// Name and `host:port` of each controller to ask.
+fn addresses(options: &Options) -> Result<Vec<(String, String)>, Failure> {
+    if let Some(url) = &options.controller {
+        let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+        if address.parse::<dugong_topology::Address>().is_err() {
+            return Err(Failure::Usage(format!(
+                "--controller {url}: write a controller's address as in http://127.0.0.1:20011"
+            )));
+        }
+        return Ok(vec![("that address".to_owned(), address.to_owned())]);
+    }
+    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let cluster = layout.existing()?;
+    let of = |instance: &crate::launch::layout::InstancePorts| {
+        (instance.id.to_string(), format!("127.0.0.1:{}", instance.http_port))
+    };
+    Ok(cluster.instances.iter().map(of).collect())
+}
+
+async fn watch(
+    options: &Options,
+    addresses: Vec<(String, String)>,
+    mut print: impl FnMut(&str),
+) -> Result<(), Failure> {
+    let addresses = addresses.into_iter().map(|(_, address)| address).collect();
+    let mut topologies = client::follow_addresses(addresses);
+    let terminal = std::io::stdout().is_terminal();
+    while topologies.changed().await.is_ok() {
+        let Some(topology) = topologies.borrow_and_update().clone() else { continue };
+        if options.json {
+            let json = serde_json::to_string(&*topology);
+            print(&json.map_err(|error| Failure::Runtime(error.to_string()))?);
+            continue;
+        }
+        // Clears the screen and goes home: ECMA-48, ED and CUP.
+        let clear = if terminal { "\u{1b}[2J\u{1b}[H" } else { "" };
+        print(&format!("{clear}{}", page(&topology)));
+    }
+    Ok(())
+}
+
+/// The whole state, for people.
+fn page(topology: &Topology) -> String {
+    let mut text = headline(topology);
+    let heading = ["instance", "role", "state", "address", "from", "lag", "position"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(topology.members().map(|(role, member)| row(role, member)));
+    text.push_str(&table::render(&rows));
+    for (_, member) in topology.members() {
+        if let Some(note) = &member.note {
+            text.push_str(&format!("{}: {note}\n", member.id));
+        }
+    }
+    text
+}
+
+fn headline(topology: &Topology) -> String {
+    let phase = match topology.phase {
+        Phase::Unformed => "not formed yet",
+        Phase::CatchingUp => "writes wait: the sync catches up",
+        Phase::ReadWrite => "writes are accepted",
+        Phase::NoPrimary => "writes wait: no primary",
+    };
+    let mut text = format!("cluster {}: {phase}\n", topology.cluster);
+    if let Some(waiting) = &topology.waiting {
+        text.push_str(&format!("  {waiting}\n"));
+    }
+    if let Some(frozen) = &topology.frozen {
+        text.push_str(&format!(
+            "  frozen by {} since {}: {}; nothing changes by itself\n",
+            frozen.by, frozen.since, frozen.why
+        ));
+    }
+    if let (Some(reason), Some(since)) = (&topology.reason, &topology.since) {
+        text.push_str(&format!(
+            "generation {} since {since} ({reason}), revision {}\n",
+            topology.generation, topology.revision
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+fn row(role: Option<Role>, member: &Member) -> Vec<String> {
+    let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let lag = member.lag_bytes.map(|bytes| {
+        let age = member.lag_seconds.unwrap_or_default();
+        format!("{bytes} B, {}.{} s", age.millis / 1000, age.millis % 1000 / 100)
+    });
+    let state = match (member.healthy, member.state.as_str()) {
+        (false, "running" | "streaming") => format!("{} (not fit)", member.state),
+        (_, state) => state.to_owned(),
+    };
+    vec![
+        member.id.to_string(),
+        role.map_or_else(|| "newcomer".to_owned(), |role| role.to_string()),
+        state,
+        or_dash(member.address.as_ref().map(ToString::to_string)),
+        or_dash(member.upstream.as_ref().map(ToString::to_string)),
+        or_dash(lag),
+        or_dash(member.position.map(|position| position.to_string())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_who_is_what_and_why_writes_wait() {
+        let topology: Topology = serde_json::from_str(
+            r#"{"cluster":"main","generation":3,"revision":42,"phase":"catching_up",
+                "primary":{"id":"pg-1","address":"127.0.0.1:5501","healthy":true,
+                           "state":"running","position":{"timeline":2,"lsn":"0/5000060"}},
+                "sync":{"id":"pg-2","address":"127.0.0.1:5502","healthy":true,"state":"streaming",
+                        "upstream":"pg-1","position":null,"lag_bytes":16,"lag_seconds":0.25},
+                "asyncs":[{"id":"pg-3","address":null,"healthy":false,"state":"unreachable",
+                           "position":null}],
+                "began_at":null,"frozen":null,"reason":"primary lost",
+                "since":"2026-01-02T03:04:05.678Z","waiting":"pg-1: writes wait for pg-2"}"#,
+        )
+        .unwrap();
+        let expected = "\
+cluster main: writes wait: the sync catches up
+  pg-1: writes wait for pg-2
+generation 3 since 2026-01-02T03:04:05.678Z (primary lost), revision 42
+
+instance  role     state        address         from  lag          position
+pg-1      primary  running      127.0.0.1:5501  -     -            2@0/5000060
+pg-2      sync     streaming    127.0.0.1:5502  pg-1  16 B, 0.2 s  -
+pg-3      async    unreachable  -               -     -            -
+";
+        assert_eq!(page(&topology), expected);
+    }
+}

@@ -1,0 +1,72 @@
+//! The topology for everybody: projected from the store's snapshots, encoded once, fanned out.
+//!
+//! **Invariant:** a published topology is a function of one snapshot and of nothing else, so all
+//! controllers publish the same document for the same revision (R12). Versions only grow.
+
+pub mod http;
+mod patroni;
+mod projection;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use dugong_topology::{Topology, stream};
+use tokio::sync::watch;
+
+pub use projection::topology;
+
+use crate::store::Reading;
+
+/// One topology, ready to be sent to anybody.
+#[derive(Debug)]
+pub struct Published {
+    pub topology: Topology,
+    /// The document.
+    pub json: Bytes,
+    /// The document as one event of the stream.
+    pub event: Bytes,
+}
+
+/// The newest topology; none before the store was first read.
+pub type Topologies = watch::Receiver<Option<Arc<Published>>>;
+
+/// Publishes every snapshot that the store shows, until the store is gone.
+pub fn publish(cluster: String, mut readings: watch::Receiver<Reading>) -> Topologies {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let snapshot = match &*readings.borrow_and_update() {
+                Reading::Whole(snapshot) => Some(snapshot.clone()),
+                Reading::Pending | Reading::Failed(_) => None,
+            };
+            if let Some(snapshot) = snapshot {
+                send(&sender, topology(&cluster, &snapshot));
+            }
+            if readings.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Replaces the newest topology unless that is as new already.
+fn send(sender: &watch::Sender<Option<Arc<Published>>>, mut topology: Topology) {
+    let newer = |known: &Option<Arc<Published>>| {
+        known.as_ref().is_none_or(|known| topology.supersedes(&known.topology))
+    };
+    if !newer(&sender.borrow()) {
+        return;
+    }
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    topology.published_at_ms = u64::try_from(since_1970.as_millis()).ok();
+    match serde_json::to_string(&topology) {
+        Ok(json) => {
+            let event = Bytes::from(stream::event(&json));
+            let json = Bytes::from(json);
+            sender.send_replace(Some(Arc::new(Published { topology, json, event })));
+        }
+        Err(error) => tracing::error!(%error, "a topology could not be encoded"),
+    }
+}

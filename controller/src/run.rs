@@ -1,0 +1,216 @@
+//! One controller, from its configuration to its end.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use dugong_machine::{Settings, State};
+use dugong_topology::Address;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::config::{Config, StoreBackend};
+use crate::credentials::Credentials;
+use crate::driver::{self, Local, Wiring};
+use crate::publish::http::{Pages, router};
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
+use crate::{lifeline, metrics, postgres, publish};
+
+/// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
+///
+/// One controller runs beside each instance of a cluster. They agree through a store; on one
+/// machine that is a file which all of them share, and `dugong up` starts them all.
+///
+/// The smallest configuration:
+///
+///   instance = "pg-1"
+///   dir = "/var/lib/dugong/pg-1"
+///   credentials = "/var/lib/dugong/credentials.json"
+///   [postgres]
+///   listen = "127.0.0.1:20001"
+///   [http]
+///   listen = "127.0.0.1:20011"
+///   [store]
+///   path = "/var/lib/dugong/store.db"
+#[derive(Clone, Debug, Parser)]
+#[command(version, verbatim_doc_comment)]
+pub struct Options {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Check the configuration file and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// What is logged to standard error: error, warn, info, debug, or a tracing filter.
+    #[arg(long, env = "DUGONG_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Why a controller ended: one sentence with the next step.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was typed, or written into the file, is wrong. Exit status 2.
+    Usage(String),
+    /// It could not be done here and now. Exit status 1.
+    Runtime(String),
+}
+
+impl Failure {
+    /// As promised in the manual.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Runtime(_) => ExitCode::from(1),
+        }
+    }
+
+    fn runtime(error: impl fmt::Display) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) | Self::Runtime(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Runs a controller until it is told to end.
+///
+/// # Errors
+///
+/// What keeps it from running, in one sentence.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let config =
+        Config::load(&options.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    if options.check_config {
+        return Ok(());
+    }
+    let filter = EnvFilter::try_new(&options.log)
+        .map_err(|error| Failure::Usage(format!("--log {:?}: {error}", options.log)))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    // The main thread lives as long as the process does: what depends on its life is bound here.
+    lifeline::follow_parent().map_err(Failure::runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Failure::runtime)?;
+    runtime.block_on(control(config))
+}
+
+async fn control(config: Config) -> Result<(), Failure> {
+    let leave = leave_on_signal().map_err(Failure::runtime)?;
+    let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
+    let listener = listen(&config.http.listen).await?;
+    let StoreBackend::Sqlite { path } = &config.store.backend;
+    let store = SqliteStore::open(path, config.instance.clone(), config.store.session_ttl)
+        .map_err(Failure::runtime)?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let metrics =
+        metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
+
+    let clock = Clock;
+    let (bin, version) =
+        postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
+    tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
+    let server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
+        .map_err(Failure::runtime)?;
+    let (local, local_seen) = watch::channel(Local::default());
+    let topologies = publish::publish(config.cluster.clone(), store.watch());
+    let pages =
+        Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
+    let http = tokio::spawn(async move { axum::serve(listener, router(pages)).await });
+
+    tracing::info!(instance = %config.instance, http = %config.http.listen, "ready");
+    let state = State::new(
+        config.instance.clone(),
+        config.cluster.clone(),
+        config.postgres.listen.clone(),
+        config.http.listen.clone(),
+        machine_settings(&config),
+        clock.now(),
+    );
+    let wiring = Wiring { clock, store, goal: server.goal, seen: server.seen, local, leave };
+    let outcome = tokio::select! {
+        () = driver::run(state, wiring) => Ok(()),
+        ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
+        ended = server.task => Err(Failure::Runtime(format!("the server's supervisor ended: {ended:?}"))),
+    };
+    tracing::info!("ended");
+    outcome
+}
+
+fn machine_settings(config: &Config) -> Settings {
+    let timings = &config.timings;
+    Settings {
+        session_ttl: config.store.session_ttl,
+        link_ttl: timings.link_ttl,
+        sync_timeout: timings.sync_timeout,
+        restart_after: timings.restart_after,
+        stuck_after: timings.stuck_after,
+        forget_after: timings.forget_after,
+        bootstrap_size: config.bootstrap_size,
+    }
+}
+
+fn postgres_settings(
+    config: &Config,
+    bin: PathBuf,
+    credentials: Credentials,
+) -> postgres::Settings {
+    postgres::Settings {
+        instance: config.instance.clone(),
+        cluster: config.cluster.clone(),
+        dir: config.dir.clone(),
+        bin,
+        listen: config.postgres.listen.clone(),
+        extra: config.postgres.settings.clone(),
+        credentials,
+        heartbeat_interval: config.timings.heartbeat_interval,
+    }
+}
+
+async fn listen(address: &Address) -> Result<TcpListener, Failure> {
+    let bound = match address.to_string().parse::<SocketAddr>() {
+        Ok(socket) => TcpListener::bind(socket).await,
+        Err(_) => TcpListener::bind((address.host.as_str(), address.port)).await,
+    };
+    bound.map_err(|error| {
+        Failure::Runtime(format!(
+            "cannot listen on {address}: {error}; end what uses the port, or change [http] listen"
+        ))
+    })
+}
+
+/// True from the first SIGTERM or SIGINT on.
+fn leave_on_signal() -> std::io::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => (),
+                _ = interrupt.recv() => (),
+            }
+            tracing::info!("told to end");
+            sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,102 @@
+//! Keeps this instance's session in the store alive, and its presence up to date.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dugong_machine::{Event, Presence};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::Clock;
+use crate::metrics;
+use crate::store::{RenewError, Store};
+
+/// A session is renewed this many times within its time to live, so that two renewals may fail.
+const RENEWALS_PER_TTL: u32 = 4;
+
+/// The pause before the store is asked again after it did not answer.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A session that is kept until [`Keeper::end`].
+pub(crate) struct Keeper {
+    words: watch::Sender<Option<Presence>>,
+    task: JoinHandle<()>,
+    store: Arc<dyn Store>,
+}
+
+/// Keeps a session of `ttl`; each renewal becomes an event with the time before it was asked for.
+pub(crate) fn keep(
+    clock: Clock,
+    store: Arc<dyn Store>,
+    ttl: Duration,
+    results: mpsc::Sender<Event>,
+) -> Keeper {
+    let (words, said) = watch::channel(None);
+    let task = tokio::spawn(renew_for_ever(clock, store.clone(), ttl, said, results));
+    Keeper { words, task, store }
+}
+
+impl Keeper {
+    /// Announces `presence` as soon as the store takes it; a newer one replaces it.
+    pub(crate) fn say(&self, presence: Presence) {
+        self.words.send_replace(Some(presence));
+    }
+
+    /// Says the last word and gives the session back; bounded by the store's own time limits.
+    pub(crate) async fn end(self) {
+        self.task.abort();
+        let last = self.words.borrow().clone();
+        if let Some(presence) = last
+            && let Err(error) = self.store.announce(presence).await
+        {
+            tracing::warn!(%error, "the last word was not taken by the store");
+        }
+        if let Err(error) = self.store.resign().await {
+            tracing::warn!(%error, "the session was not given back; it lapses by itself");
+        }
+    }
+}
+
+async fn renew_for_ever(
+    clock: Clock,
+    store: Arc<dyn Store>,
+    ttl: Duration,
+    mut said: watch::Receiver<Option<Presence>>,
+    results: mpsc::Sender<Event>,
+) {
+    let mut beat = tokio::time::interval(ttl / RENEWALS_PER_TTL);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut lapsed = false;
+    loop {
+        let news = tokio::select! {
+            changed = said.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return, // The keeper is gone, and with it who would say anything.
+            },
+            _ = beat.tick() => false,
+        };
+        let Some(presence) = said.borrow_and_update().clone() else { continue };
+        let begun = clock.now();
+        let outcome = if news || lapsed {
+            store.announce(presence).await.map_err(RenewError::Store)
+        } else {
+            store.renew().await
+        };
+        match outcome {
+            Ok(()) => {
+                lapsed = false;
+                if results.send(Event::Renewed { begun }).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the session was not renewed");
+                metrics::renewal_failed();
+                // Whatever was not taken is said again.
+                lapsed = true;
+                beat.reset_after(PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The controller's HTTP side, asked over a real socket.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dugong_controller::clock::Clock;
+use dugong_controller::driver::Local;
+use dugong_controller::publish::http::{Pages, router};
+use dugong_controller::publish::{Published, Topologies};
+use dugong_topology::{Address, Generation, InstanceId, Member, Phase, Revision, Topology, stream};
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::TokioIo;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+fn id(name: &str) -> InstanceId {
+    name.parse().unwrap()
+}
+
+fn member(name: &str, lag_bytes: Option<u64>) -> Member {
+    Member {
+        id: id(name),
+        address: Some(Address::loopback(5000)),
+        healthy: true,
+        position: None,
+        http: None,
+        state: "running".to_owned(),
+        upstream: lag_bytes.map(|_| id("pg-1")),
+        lag_bytes,
+        lag_seconds: None,
+        note: None,
+    }
+}
+
+fn cluster(revision: u64) -> Topology {
+    Topology {
+        generation: Generation(3),
+        phase: Phase::ReadWrite,
+        primary: Some(member("pg-1", None)),
+        sync: Some(member("pg-2", Some(0))),
+        asyncs: vec![member("pg-3", Some(2048)), Member { healthy: false, ..member("pg-4", None) }],
+        ..Topology::unformed("main".to_owned(), Revision(revision))
+    }
+}
+
+fn published(topology: Topology) -> Option<Arc<Published>> {
+    let json = serde_json::to_string(&topology).unwrap();
+    let event = Bytes::from(stream::event(&json));
+    Some(Arc::new(Published { topology, json: Bytes::from(json), event }))
+}
+
+fn metrics() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| dugong_controller::metrics::install("pg-1", "main").unwrap()).clone()
+}
+
+/// A controller's pages for the instance `me`, at the port that is returned.
+async fn serve(me: &str, topologies: Topologies) -> u16 {
+    let clock = Clock;
+    let local = Local { stepped_at: clock.now(), ..Local::default() };
+    let (sender, local) = watch::channel(local);
+    let pages = Pages { me: id(me), clock, topologies, local, metrics: metrics() };
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let _sender = sender;
+        axum::serve(listener, router(pages)).await
+    });
+    port
+}
+
+async fn ask(port: u16, method: &str, path: &str) -> Response<Incoming> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (mut requests, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", "controller");
+    requests.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn load_balancers_get_patronis_answers() {
+    #[rustfmt::skip]
+    let cases = [
+        // path              pg-1   pg-2   pg-3   pg-4
+        ("/primary",         [true,  false, false, false]),
+        ("/read-write",      [true,  false, false, false]),
+        ("/leader",          [true,  false, false, false]),
+        ("/replica",         [false, true,  true,  false]),
+        ("/replica?lag=1kB", [false, true,  false, false]),
+        ("/replica?lag=2048",[false, true,  true,  false]),
+        ("/sync",            [false, true,  false, false]),
+        ("/async",           [false, false, true,  false]),
+        ("/read-only",       [true,  true,  true,  false]),
+        ("/health",          [true,  true,  true,  false]),
+        ("/readiness",       [true,  true,  true,  false]),
+        ("/liveness",        [true,  true,  true,  true]),
+    ];
+    let (_sender, topologies) = watch::channel(published(cluster(1)));
+    for (at, me) in ["pg-1", "pg-2", "pg-3", "pg-4"].into_iter().enumerate() {
+        let port = serve(me, topologies.clone()).await;
+        for (path, holds) in cases {
+            let expected = if holds[at] { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            for method in ["GET", "HEAD", "OPTIONS"] {
+                let answer = ask(port, method, path).await;
+                assert_eq!(answer.status(), expected, "{me} {method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_shows_the_newest_topology_and_then_each_newer_one() {
+    let (sender, topologies) = watch::channel(published(cluster(1)));
+    let port = serve("pg-1", topologies).await;
+    let mut answer = ask(port, "GET", "/v1/topology/watch").await;
+    assert_eq!(answer.headers()["content-type"], stream::CONTENT_TYPE);
+    let mut decoder = stream::Decoder::default();
+    let mut seen = Vec::new();
+    for revision in [2_u32, 3] {
+        while seen.len() as u64 + 1 < u64::from(revision) {
+            let frame = tokio::time::timeout(Duration::from_secs(10), answer.body_mut().frame());
+            let frame = frame.await.unwrap().unwrap().unwrap();
+            seen.extend(decoder.push(&frame.into_data().unwrap()).unwrap());
+        }
+        sender.send_replace(published(cluster(u64::from(revision))));
+    }
+    assert_eq!(seen, [cluster(1), cluster(2)]);
+
+    let whole = ask(port, "GET", "/v1/topology").await.into_body().collect().await.unwrap();
+    let whole: Topology = serde_json::from_slice(&whole.to_bytes()).unwrap();
+    assert_eq!(whole, cluster(3));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told() {
+    let (_sender, topologies) = watch::channel(None);
+    let port = serve("pg-1", topologies).await;
+    #[rustfmt::skip]
+    let cases = [
+        ("/v1/topology",     StatusCode::SERVICE_UNAVAILABLE, "the store was not read yet"),
+        ("/primary",         StatusCode::SERVICE_UNAVAILABLE, "the store was not read yet"),
+        ("/v1/nowhere",      StatusCode::NOT_FOUND,           "no such path"),
+        ("/replica?lag=far", StatusCode::BAD_REQUEST,         "is no lag"),
+        ("/v1/health",       StatusCode::OK,                  "\"store\":\"ok\""),
+        ("/metrics",         StatusCode::OK,                  "dugong_controller_info"),
+    ];
+    for (path, status, words) in cases {
+        let answer = ask(port, "GET", path).await;
+        assert_eq!(answer.status(), status, "{path}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.contains(words), "{path}: {body}");
+    }
+}
