@@ -1,0 +1,162 @@
+//! From a startup packet to a server that answers it: try, wait, try again.
+//!
+//! A client that comes while nobody can serve it waits here and notices nothing, within one budget
+//! and one of a bounded number of places. Nothing was executed for it yet, so that another try is
+//! always safe.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use dugong_topology::{Phase, Topology};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Awaited, SessionError};
+use crate::gate::Budget;
+use crate::handshake;
+use crate::listener::Listener;
+use crate::metrics;
+use crate::route::{self, Options, Target};
+use crate::runtime::Shared;
+use crate::session::dial::{self, Server};
+use crate::shutdown::Stage;
+
+/// Between two tries of servers that do not answer: doubled from the first to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+type Topologies = watch::Receiver<Option<Arc<Topology>>>;
+
+/// Finds a server for a client, for as long as the client may wait and does.
+///
+/// # Errors
+///
+/// Nobody could serve it in time, too many wait, the client left, or the proxy stops.
+pub async fn admit(
+    client: &TcpStream,
+    startup: &[u8],
+    listener: Listener,
+    shared: &Shared,
+) -> Result<(Target, Server), SessionError> {
+    // A try that loses is dropped with its connection: the server sees a client that left.
+    tokio::select! {
+        biased;
+        () = shared.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
+        error = handshake::gone(client) => Err(SessionError::Client(error)),
+        found = find(startup, listener, shared) => found,
+    }
+}
+
+async fn find(
+    startup: &[u8],
+    listener: Listener,
+    shared: &Shared,
+) -> Result<(Target, Server), SessionError> {
+    let budget = Budget::new(shared.config.hold_timeout);
+    let turn = shared.turn.fetch_add(1, Relaxed);
+    let mut topologies = shared.topologies.newest.clone();
+    let mut pause = PAUSE_MIN;
+    let mut held = None;
+    loop {
+        let topology = topologies.borrow_and_update().clone();
+        let options = route::options(listener, topology.as_deref(), shared.config.reads, turn);
+        let try_again = match options {
+            Options::Refuse => return Err(SessionError::NoReplica),
+            Options::Hold => None,
+            Options::Try(targets) => {
+                for target in targets {
+                    let server = attempt(&target, startup, listener, budget, shared).await;
+                    if let Some(server) = server {
+                        return Ok((target, server));
+                    }
+                }
+                Some(Instant::now() + pause)
+            }
+        };
+        if held.is_none() {
+            held = Some(shared.gate.hold(listener)?);
+        }
+        if budget.is_spent() {
+            return Err(timed_out(listener, topology.as_deref(), shared));
+        }
+        let until = match try_again {
+            Some(at) => at.min(budget.deadline()),
+            None => budget.deadline(),
+        };
+        match timeout_at(until, topologies.changed()).await {
+            Ok(Ok(())) => pause = PAUSE_MIN,
+            // Nobody publishes any more, as while the proxy stops: only time passes.
+            Ok(Err(_)) => tokio::time::sleep_until(until).await,
+            Err(_) => pause = (pause * 2).min(PAUSE_MAX),
+        }
+    }
+}
+
+/// One try of one server; none: it does not serve this client now.
+async fn attempt(
+    target: &Target,
+    startup: &[u8],
+    listener: Listener,
+    budget: Budget,
+    shared: &Shared,
+) -> Option<Server> {
+    let limit = shared.config.connect_timeout;
+    // A server that accepts and then says nothing costs the client's budget, not for ever. Even a
+    // client that may not wait at all gets one try.
+    let deadline = budget.deadline().max(Instant::now() + limit);
+    let dialing = timeout_at(deadline, dial::open(&target.address, startup, limit));
+    // A try that loses is dropped with its connection.
+    let result = tokio::select! {
+        biased;
+        () = superseded(listener, target, shared.topologies.newest.clone()) => return None,
+        result = dialing => result,
+    };
+    match result {
+        Ok(Ok(server)) => return Some(server),
+        Ok(Err(error)) => tracing::debug!(server = %target.id, %error, "a try failed"),
+        Err(_) => tracing::debug!(server = %target.id, "a try was given up: no answer"),
+    }
+    metrics::count_at(metrics::CONNECT_FAILURES, listener);
+    None
+}
+
+/// Waits until the topology says that this is not the server to try.
+async fn superseded(listener: Listener, target: &Target, mut topologies: Topologies) {
+    let right = |topology: &Option<Arc<Topology>>| {
+        topology.as_ref().is_some_and(|now| route::still_right(listener, target, now))
+    };
+    if topologies.wait_for(|topology| !right(topology)).await.is_err() {
+        // Nobody publishes any more: the try goes on.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn timed_out(listener: Listener, topology: Option<&Topology>, shared: &Shared) -> SessionError {
+    let what = match listener {
+        Listener::Write => Awaited::Primary,
+        Listener::Read => Awaited::Reader,
+    };
+    SessionError::HoldTimeout { what, limit: shared.config.hold_timeout, because: why(topology) }
+}
+
+/// Why nobody could serve a client, in words; the publisher's, where it says why.
+fn why(topology: Option<&Topology>) -> String {
+    let Some(topology) = topology else {
+        return "no controller has told the topology yet".to_owned();
+    };
+    if let Some(waiting) = &topology.waiting {
+        return waiting.clone();
+    }
+    match (topology.phase, &topology.primary) {
+        (Phase::Unformed, _) => "the cluster is not formed yet".to_owned(),
+        (Phase::CatchingUp, _) => "the primary's sync has not caught up yet".to_owned(),
+        (Phase::NoPrimary, Some(primary)) => format!("the primary {} is not running", primary.id),
+        (Phase::NoPrimary | Phase::ReadWrite, None) => "there is no primary".to_owned(),
+        (Phase::ReadWrite, Some(primary)) => match &primary.address {
+            Some(address) => format!("{} at {address} did not answer", primary.id),
+            None => format!("the address of {} is not known", primary.id),
+        },
+    }
+}

@@ -1,0 +1,329 @@
+//! The configuration: flags over file over defaults, parsed into something that works.
+//!
+//! [`Settings`] is what may be said, by flag or in the file, under the same names. [`Config`] is what
+//! came out, checked; nobody who holds one checks again.
+//!
+//! **Invariant:** plain data: no sockets, no tasks. A key that is not known is refused, because a
+//! misspelt limit must not silently be the default.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dugong_topology::Address;
+use dugong_topology::units::parse_duration;
+use serde::{Deserialize, Deserializer};
+
+use crate::route::ReadRules;
+
+mod url;
+
+pub use crate::config::url::{ControllerUrl, ControllerUrlError};
+
+/// A configuration that works, as far as that can be known before the ports are bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub source: Source,
+    pub listen: IpAddr,
+    /// 0: any free port.
+    pub write_port: u16,
+    pub read_port: u16,
+    pub http_port: u16,
+    /// The longest that one client waits for a server. Zero: nobody waits.
+    pub hold_timeout: Duration,
+    /// Clients that may wait at once; the next one gets 53300.
+    pub max_held: u32,
+    /// From accept to the end of the startup packet.
+    pub handshake_timeout: Duration,
+    /// For the TCP connection to a server.
+    pub connect_timeout: Duration,
+    /// How long sessions may go on after the proxy was told to stop.
+    pub drain_timeout: Duration,
+    pub reads: ReadRules,
+    /// As the filter of `tracing` understands it; none: the environment's RUST_LOG, or `info`.
+    pub log_level: Option<String>,
+}
+
+/// Where the topology comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Controllers(Vec<ControllerUrl>),
+    Fixed { primary: Address, replicas: Vec<Address> },
+}
+
+/// Standbys whose lag is more, or unknown, take no reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LagLimit {
+    pub bytes: u64,
+}
+
+impl LagLimit {
+    /// Whether a standby that is so far behind may take reads.
+    pub fn allows(self, lag_bytes: u64) -> bool {
+        lag_bytes <= self.bytes
+    }
+}
+
+/// What the read port does while no standby is fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadFallback {
+    /// Leads to the primary, while that takes writes
+    #[default]
+    Primary,
+    /// Refuses with an error at once
+    Refuse,
+}
+
+/// What may be said, by flag or in the file; none: not said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// A controller of the cluster; repeat it, best for all of them
+    #[arg(long = "controller", value_name = "URL")]
+    pub controllers: Vec<ControllerUrl>,
+    /// Instead of controllers: the one server that takes writes
+    #[arg(long, value_name = "HOST:PORT")]
+    pub primary: Option<Address>,
+    /// With --primary: a server for reads; may be repeated
+    #[arg(long = "replica", value_name = "HOST:PORT")]
+    pub replicas: Vec<Address>,
+    /// The address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub listen: Option<IpAddr>,
+    /// Leads to the primary; 0 takes any free port [default: 6432]
+    #[arg(long, value_name = "PORT")]
+    pub write_port: Option<u16>,
+    /// Leads to the standbys [default: 6433]
+    #[arg(long, value_name = "PORT")]
+    pub read_port: Option<u16>,
+    /// Metrics, health and the topology [default: 6434]
+    #[arg(long, value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// The longest that a client waits while there is no server for it [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub hold_timeout: Option<Duration>,
+    /// How many clients may wait at once [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub max_held: Option<u32>,
+    /// The longest that a client may take to say what it wants [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub handshake_timeout: Option<Duration>,
+    /// The longest that a server may take to accept a connection [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Option<Duration>,
+    /// How long sessions may go on after SIGTERM [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Option<Duration>,
+    /// How many bytes of WAL a standby may be behind to take reads [default: 16777216]
+    #[arg(long, value_name = "BYTES")]
+    pub max_lag: Option<u64>,
+    /// What the read port does while no standby is fit [default: primary]
+    #[arg(long, value_name = "WHAT")]
+    pub read_fallback: Option<ReadFallback>,
+    /// error, warn, info, debug or trace [default: RUST_LOG, or info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Every key of the file, for the nearest one to a misspelt one.
+const KEYS: [&str; 15] = [
+    "controllers",
+    "primary",
+    "replicas",
+    "listen",
+    "write_port",
+    "read_port",
+    "http_port",
+    "hold_timeout",
+    "max_held",
+    "handshake_timeout",
+    "connect_timeout",
+    "drain_timeout",
+    "max_lag",
+    "read_fallback",
+    "log_level",
+];
+
+/// Why there is no configuration. Each is a mistake of whoever started the proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}, line {line}: {message}", path.display())]
+    Malformed { path: PathBuf, line: usize, message: String },
+    #[error("{}: unknown key {key:?}{}", path.display(), suggestion(*nearest))]
+    UnknownKey { path: PathBuf, key: String, nearest: Option<&'static str> },
+    #[error(
+        "nothing to connect to: name the controllers (--controller http://HOST:PORT, repeated) or a \
+         server (--primary HOST:PORT)"
+    )]
+    NoSource,
+    #[error("controllers and a fixed primary exclude each other: name one or the other")]
+    TwoSources,
+    #[error("replicas need a primary beside them: add --primary HOST:PORT")]
+    ReplicasAlone,
+    #[error("{key} must be longer than nothing")]
+    Zero { key: &'static str },
+    #[error("{first} and {second} are both {port}: each listener needs a port of its own")]
+    SamePort { first: &'static str, second: &'static str, port: u16 },
+    #[error("{level:?} is no log level: use error, warn, info, debug or trace")]
+    LogLevel { level: String },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(key) => format!(", did you mean {key:?}?"),
+        None => format!("; the known ones are {}", KEYS.join(", ")),
+    }
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or says something that is not understood.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let malformed = |error: toml::de::Error| ConfigError::Malformed {
+            path: path.to_owned(),
+            line: error.span().map_or(1, |span| text[..span.start].lines().count().max(1)),
+            message: error.message().to_owned(),
+        };
+        let table: toml::Table = toml::from_str(text).map_err(malformed)?;
+        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            let nearest = nearest(key);
+            return Err(ConfigError::UnknownKey {
+                path: path.to_owned(),
+                key: key.clone(),
+                nearest,
+            });
+        }
+        toml::from_str(text).map_err(malformed)
+    }
+
+    /// These settings where they say something, and `file`'s elsewhere.
+    ///
+    /// Where the topology comes from is one setting: naming it here replaces all of the file's.
+    #[must_use]
+    pub fn over(self, file: Self) -> Self {
+        let says_source =
+            !self.controllers.is_empty() || self.primary.is_some() || !self.replicas.is_empty();
+        let (controllers, primary, replicas) = if says_source {
+            (self.controllers, self.primary, self.replicas)
+        } else {
+            (file.controllers, file.primary, file.replicas)
+        };
+        Self {
+            controllers,
+            primary,
+            replicas,
+            listen: self.listen.or(file.listen),
+            write_port: self.write_port.or(file.write_port),
+            read_port: self.read_port.or(file.read_port),
+            http_port: self.http_port.or(file.http_port),
+            hold_timeout: self.hold_timeout.or(file.hold_timeout),
+            max_held: self.max_held.or(file.max_held),
+            handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
+            connect_timeout: self.connect_timeout.or(file.connect_timeout),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            max_lag: self.max_lag.or(file.max_lag),
+            read_fallback: self.read_fallback.or(file.read_fallback),
+            log_level: self.log_level.or(file.log_level),
+        }
+    }
+}
+
+/// The known key that is most like a misspelt one; none where it is like none of them.
+fn nearest(key: &str) -> Option<&'static str> {
+    let likeness = |known: &&str| strsim::jaro_winkler(key, known);
+    KEYS.into_iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|known| likeness(known) > 0.75)
+}
+
+impl TryFrom<Settings> for Config {
+    type Error = ConfigError;
+
+    fn try_from(said: Settings) -> Result<Self, ConfigError> {
+        let source = match (said.controllers.is_empty(), said.primary) {
+            (false, Some(_)) => return Err(ConfigError::TwoSources),
+            (_, None) if !said.replicas.is_empty() => return Err(ConfigError::ReplicasAlone),
+            (true, None) => return Err(ConfigError::NoSource),
+            (false, None) => Source::Controllers(said.controllers),
+            (true, Some(primary)) => Source::Fixed { primary, replicas: said.replicas },
+        };
+        let seconds = |said: Option<Duration>, default| match said {
+            Some(duration) => duration,
+            None => Duration::from_secs(default),
+        };
+        let config = Self {
+            source,
+            listen: said.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            write_port: said.write_port.unwrap_or(6432),
+            read_port: said.read_port.unwrap_or(6433),
+            http_port: said.http_port.unwrap_or(6434),
+            hold_timeout: seconds(said.hold_timeout, 30),
+            max_held: said.max_held.unwrap_or(10_000),
+            handshake_timeout: seconds(said.handshake_timeout, 10),
+            connect_timeout: seconds(said.connect_timeout, 2),
+            drain_timeout: seconds(said.drain_timeout, 0),
+            reads: ReadRules {
+                max_lag: LagLimit { bytes: said.max_lag.unwrap_or(16 << 20) },
+                fallback: said.read_fallback.unwrap_or_default(),
+            },
+            log_level: said.log_level,
+        };
+        config.check_relations()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn check_relations(&self) -> Result<(), ConfigError> {
+        // No time at all for these would mean that nobody ever gets in.
+        for (key, duration) in [
+            ("handshake_timeout", self.handshake_timeout),
+            ("connect_timeout", self.connect_timeout),
+        ] {
+            if duration.is_zero() {
+                return Err(ConfigError::Zero { key });
+            }
+        }
+        let ports = [
+            ("write_port", self.write_port),
+            ("read_port", self.read_port),
+            ("http_port", self.http_port),
+        ];
+        for (index, (second, port)) in ports.into_iter().enumerate() {
+            let same = ports[..index].iter().find(|(_, other)| *other == port && port != 0);
+            if let Some((first, _)) = same {
+                return Err(ConfigError::SamePort { first, second, port });
+            }
+        }
+        match &self.log_level {
+            Some(level) if level.parse::<tracing_subscriber::EnvFilter>().is_err() => {
+                Err(ConfigError::LogLevel { level: level.clone() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// A duration as people write it, for a key that may be absent.
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    dugong_topology::units::duration::deserialize(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

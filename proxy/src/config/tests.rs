@@ -1,0 +1,108 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Settings::parse(Path::new("proxy.toml"), text)?.try_into()
+}
+
+#[test]
+fn a_file_says_everything_that_flags_can() {
+    let config = parse(
+        r#"
+        controllers = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
+        listen = "0.0.0.0"
+        write_port = 1
+        read_port = 2
+        http_port = 3
+        hold_timeout = "5s"
+        max_held = 7
+        handshake_timeout = "250ms"
+        connect_timeout = "1s"
+        drain_timeout = "1min"
+        max_lag = 1024
+        read_fallback = "refuse"
+        log_level = "debug"
+        "#,
+    )
+    .unwrap();
+    let urls = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"];
+    let expected = Config {
+        source: Source::Controllers(urls.map(|url| url.parse().unwrap()).to_vec()),
+        listen: "0.0.0.0".parse().unwrap(),
+        write_port: 1,
+        read_port: 2,
+        http_port: 3,
+        hold_timeout: Duration::from_secs(5),
+        max_held: 7,
+        handshake_timeout: Duration::from_millis(250),
+        connect_timeout: Duration::from_secs(1),
+        drain_timeout: Duration::from_secs(60),
+        reads: ReadRules { max_lag: LagLimit { bytes: 1024 }, fallback: ReadFallback::Refuse },
+        log_level: Some("debug".to_owned()),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_sentence() {
+    #[rustfmt::skip]
+    let cases = [
+        ("",                                        "nothing to connect to"),
+        ("hold_timout = \"1s\"",                    "unknown key \"hold_timout\", did you mean \"hold_timeout\"?"),
+        ("xyz = 1",                                 "unknown key \"xyz\"; the known ones are controllers"),
+        ("primary = \"a:1\"\nhold_timeout = \"30\"", "line 2: \"30\" is no duration"),
+        ("primary = \"a:1\"\nhold_timeout = 30",    "line 2: invalid type"),
+        ("primary = \"a\"",                         "line 1: \"a\" is no address"),
+        ("primary = ",                              "line 1: "),
+        ("replicas = [\"a:1\"]",                    "replicas need a primary"),
+        ("controllers = [\"http://a:1\"]\nprimary = \"a:1\"", "exclude each other"),
+        ("controllers = [\"a:1\"]",                 "write http://HOST:PORT"),
+        ("controllers = [\"https://a:1\"]",         "https is not supported yet"),
+        ("primary = \"a:1\"\nconnect_timeout = \"0s\"", "connect_timeout must be longer"),
+        ("primary = \"a:1\"\nread_port = 6432",     "write_port and read_port are both 6432"),
+        ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),
+        ("primary = \"a:1\"\nmax_held = -1",        "line 2: "),
+        ("primary = \"a:1\"\nread_fallback = \"x\"", "line 2: unknown variant"),
+        ("primary = \"a:1\"\nlog_level = \"a=b=c\"", "is no log level"),
+    ];
+    for (text, expected) in cases {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(expected), "{text:?}: {error}");
+        assert!(!error.contains('\n'), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn every_known_key_is_one_that_the_file_may_have() {
+    for key in KEYS {
+        let error = Settings::parse(Path::new("proxy.toml"), &format!("{key} = {{}}"))
+            .expect_err(key)
+            .to_string();
+        assert!(!error.contains("unknown"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn flags_win_over_the_file_and_a_source_is_replaced_as_a_whole() {
+    let file = Settings {
+        primary: Some(Address::loopback(1)),
+        replicas: vec![Address::loopback(2)],
+        max_held: Some(1),
+        max_lag: Some(2),
+        ..Settings::default()
+    };
+    let flags =
+        Settings { primary: Some(Address::loopback(3)), max_held: Some(4), ..Settings::default() };
+    let expected = Settings {
+        primary: Some(Address::loopback(3)),
+        max_held: Some(4),
+        max_lag: Some(2),
+        ..Settings::default()
+    };
+    assert_eq!(flags.over(file), expected);
+}
+
+#[test]
+fn several_listeners_may_ask_for_any_free_port() {
+    let any = "primary = \"a:1\"\nwrite_port = 0\nread_port = 0\nhttp_port = 0";
+    assert!(parse(any).is_ok());
+}

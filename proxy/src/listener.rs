@@ -1,0 +1,109 @@
+//! The two listeners for PostgreSQL's clients: their names, and the accept loop.
+//!
+//! **Invariant:** accepting never stops for good before the shutdown. Where a resource runs out (file
+//! descriptors, memory) it pauses and says so.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::metrics;
+use crate::rarely::Rarely;
+use crate::runtime::Shared;
+use crate::session;
+use crate::shutdown::Stage;
+
+/// Which address a client came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listener {
+    /// Leads to the primary.
+    Write,
+    /// Leads to a standby.
+    Read,
+}
+
+impl Listener {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Write, Self::Read];
+
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+        }
+    }
+
+    /// Where it stands in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        match self {
+            Self::Write => 0,
+            Self::Read => 1,
+        }
+    }
+}
+
+/// How long accepting pauses when a resource ran out: connections end meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two log lines about that.
+const PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Accepts and serves clients until the shutdown; returns when the last one has ended.
+///
+/// Owns its clients' tasks. A panic in one ends that session only.
+pub async fn run(sockets: TcpListener, listener: Listener, shared: Arc<Shared>) {
+    let pauses = Rarely::new(PAUSE_LOG_INTERVAL);
+    let mut sessions = JoinSet::new();
+    loop {
+        // A lost accept leaves the connection in the kernel's queue; a lost join is joined later.
+        tokio::select! {
+            biased;
+            () = shared.shutdown.reached(Stage::Draining) => break,
+            Some(ended) = sessions.join_next() => note_panic(ended),
+            accepted = sockets.accept() => match accepted {
+                Ok((stream, _)) => start(&mut sessions, stream, listener, &shared),
+                Err(error) if ran_out(&error) => {
+                    metrics::count_at(metrics::ACCEPT_PAUSES, listener);
+                    if let Some(left_out) = pauses.now() {
+                        tracing::warn!(
+                            "accepting on the {} port pauses ({error}); raise the limit of open \
+                             files; {left_out} more pauses since the last line",
+                            listener.as_str()
+                        );
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // The client was gone before it was accepted.
+                Err(error) => tracing::debug!(%error, "accept"),
+            },
+        }
+    }
+    drop(sockets);
+    while let Some(ended) = sessions.join_next().await {
+        note_panic(ended);
+    }
+}
+
+fn start(sessions: &mut JoinSet<()>, stream: TcpStream, listener: Listener, shared: &Arc<Shared>) {
+    sessions.spawn(session::serve(stream, listener, Arc::clone(shared)));
+}
+
+fn note_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        metrics::count(metrics::PANICS);
+        tracing::error!(%error, "a session ended in a panic, which is a bug of the proxy");
+    }
+}
+
+/// Whether accept failed for want of something that comes back when connections end.
+fn ran_out(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}

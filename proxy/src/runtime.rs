@@ -1,0 +1,203 @@
+//! What all connections share, and the order of starting and stopping.
+//!
+//! [`run`] binds all three listeners before it says that it is ready, and returns when the last
+//! client has been told that the proxy stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::sync::watch::Sender;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::admin::{self, Admin};
+use crate::cancel::Cancels;
+use crate::config::{Config, Source};
+use crate::gate::Gate;
+use crate::listener::{self, Listener};
+use crate::metrics::{self, Gauges};
+use crate::rarely::Rarely;
+use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::watch::{self, Board, Sources, Topologies};
+
+/// What a connection can reach besides its own sockets.
+pub struct Shared {
+    pub config: Config,
+    pub topologies: Topologies,
+    pub sources: Arc<Sources>,
+    pub gate: Gate,
+    pub cancels: Arc<Cancels>,
+    pub gauges: Arc<Gauges>,
+    pub shutdown: Shutdown,
+    /// Counts new connections, so that reads go round.
+    pub turn: AtomicUsize,
+    /// Log lines about refused clients.
+    pub refusals: Rarely,
+}
+
+/// How a run that could start ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// Asked to, and everybody was told.
+    InOrder,
+    /// Asked twice.
+    AtOnce,
+}
+
+/// Why the proxy could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(
+        "port {} of {} is in use by another program: end that one, or choose another port with \
+         --{flag}", address.port(), address.ip()
+    )]
+    PortInUse { address: SocketAddr, flag: &'static str },
+    #[error("cannot listen on {address} (--{flag}): {source}")]
+    Bind { address: SocketAddr, flag: &'static str, source: io::Error },
+    #[error("cannot take signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot begin to count: {0}")]
+    Metrics(#[from] BuildError),
+    #[error("a task that runs for ever ended, which is a bug of the proxy: {0}")]
+    TaskEnded(String),
+}
+
+/// Between two log lines about refused clients.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often histograms are summed up while nobody scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The three listeners, bound.
+struct Sockets {
+    write: TcpListener,
+    read: TcpListener,
+    http: TcpListener,
+}
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+///
+/// It could not start.
+pub async fn run(config: Config) -> Result<Finished, RunError> {
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    let sockets = Sockets::bind(&config).await?;
+    let addresses = sockets.addresses()?;
+    let prometheus = metrics::install()?;
+    let (stage, shutdown) = Shutdown::new();
+    let mut duties = JoinSet::new();
+    let (topologies, sources) = watch_topology(&config.source, &mut duties);
+    let gauges = Arc::<Gauges>::default();
+    let shared = Arc::new(Shared {
+        gate: Gate::new(config.max_held, Arc::clone(&gauges)),
+        config,
+        topologies,
+        sources,
+        cancels: Arc::default(),
+        gauges,
+        shutdown,
+        turn: AtomicUsize::new(0),
+        refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
+    });
+    let [write, read, http] = addresses;
+    let listeners = [write, read];
+    let admin =
+        Admin { shared: Arc::clone(&shared), prometheus: prometheus.clone(), listeners, http };
+    duties.spawn(admin::run(sockets.http, admin));
+    duties.spawn(upkeep(prometheus));
+    let mut accepting = JoinSet::new();
+    accepting.spawn(listener::run(sockets.write, Listener::Write, Arc::clone(&shared)));
+    accepting.spawn(listener::run(sockets.read, Listener::Read, Arc::clone(&shared)));
+    tracing::info!("ready: write {write}, read {read}, http {http}");
+
+    // Whatever comes first is the end; nothing is lost with the others.
+    tokio::select! {
+        () = signals.next() => (),
+        Some(ended) = duties.join_next() => return Err(RunError::TaskEnded(format!("{ended:?}"))),
+        Some(ended) = accepting.join_next() => {
+            return Err(RunError::TaskEnded(format!("{ended:?}")));
+        }
+    }
+    tokio::select! {
+        () = stop(&stage, accepting, shared.config.drain_timeout) => Ok(Finished::InOrder),
+        () = signals.next() => Ok(Finished::AtOnce),
+    }
+}
+
+/// Tells who waits, lets sessions go on for a while, then tells those.
+async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, drain_timeout: Duration) {
+    tracing::info!("stopping: sessions may go on for {drain_timeout:?}");
+    stage.send_replace(Stage::Draining);
+    let drained = async { while accepting.join_next().await.is_some() {} };
+    if timeout(drain_timeout, drained).await.is_err() {
+        stage.send_replace(Stage::Ending);
+        // Bounded: each session has a limit for its last word.
+        while accepting.join_next().await.is_some() {}
+    }
+    tracing::info!("stopped");
+}
+
+/// Starts to learn the topology.
+fn watch_topology(source: &Source, duties: &mut JoinSet<()>) -> (Topologies, Arc<Sources>) {
+    let (mut board, topologies) = Board::new();
+    let controllers = match source {
+        Source::Controllers(controllers) => controllers.clone(),
+        Source::Fixed { primary, replicas } => {
+            board.judge(watch::fixed(primary.clone(), replicas.clone()));
+            Vec::new()
+        }
+    };
+    let sources = Arc::new(Sources { configured: controllers.len(), ..Sources::default() });
+    duties.spawn(watch::run(controllers, board, Arc::clone(&sources)));
+    (topologies, sources)
+}
+
+/// Without it, histograms would grow until the next scrape.
+async fn upkeep(prometheus: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        prometheus.run_upkeep();
+    }
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, RunError> {
+        let bind = async |port, flag| {
+            let address = SocketAddr::new(config.listen, port);
+            TcpListener::bind(address).await.map_err(|source| {
+                if source.kind() == io::ErrorKind::AddrInUse {
+                    RunError::PortInUse { address, flag }
+                } else {
+                    RunError::Bind { address, flag, source }
+                }
+            })
+        };
+        Ok(Self {
+            write: bind(config.write_port, "write-port").await?,
+            read: bind(config.read_port, "read-port").await?,
+            http: bind(config.http_port, "http-port").await?,
+        })
+    }
+
+    /// The real addresses, also where any port would do: write, read, http.
+    fn addresses(&self) -> Result<[SocketAddr; 3], RunError> {
+        let real = |socket: &TcpListener, flag| {
+            socket.local_addr().map_err(|source| {
+                let address = SocketAddr::from(([0, 0, 0, 0], 0));
+                RunError::Bind { address, flag, source }
+            })
+        };
+        Ok([
+            real(&self.write, "write-port")?,
+            real(&self.read, "read-port")?,
+            real(&self.http, "http-port")?,
+        ])
+    }
+}

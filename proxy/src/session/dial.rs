@@ -1,0 +1,79 @@
+//! To a server: connects, hands the startup packet on, and waits for the first word.
+//!
+//! That first word decides whether the client has a server or goes on waiting; it is kept for the
+//! client, who has seen nothing of this.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use dugong_topology::Address;
+
+use crate::relay::BUFFER_BYTES;
+use crate::socket;
+use crate::wire::message::{FIRST_ANSWER_BYTES_MAX, FirstAnswer, first_answer};
+
+/// What is read at most in one piece; also for the first word to fit into the relay's buffer.
+const READ_BYTES: usize = 2 * 1024;
+const _: () = assert!(FIRST_ANSWER_BYTES_MAX + READ_BYTES <= BUFFER_BYTES);
+
+/// A server that answers this client.
+pub struct Server {
+    pub stream: TcpStream,
+    /// What it said so far, for the client.
+    pub spoken: Vec<u8>,
+}
+
+/// A server that does not, now. Nothing was executed: another try is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("no connection within {limit:?}")]
+    ConnectTimeout { limit: Duration },
+    #[error("no connection ({0})")]
+    Connect(io::Error),
+    #[error("it closed before it answered")]
+    Closed,
+    #[error("the connection was lost before it answered ({0})")]
+    Lost(io::Error),
+    #[error("it is not up: {says}")]
+    NotUp { says: String },
+}
+
+/// Opens a session on a server, up to its first word.
+///
+/// Connecting takes at most `connect_timeout`; how long a silent server is waited for is the
+/// caller's decision.
+///
+/// # Errors
+///
+/// See [`DialError`].
+pub async fn open(
+    address: &Address,
+    startup: &[u8],
+    connect_timeout: Duration,
+) -> Result<Server, DialError> {
+    let connecting = TcpStream::connect((address.host.as_str(), address.port));
+    let mut stream = timeout(connect_timeout, connecting)
+        .await
+        .map_err(|_| DialError::ConnectTimeout { limit: connect_timeout })?
+        .map_err(DialError::Connect)?;
+    socket::prepare(&stream).map_err(DialError::Lost)?;
+    stream.write_all(startup).await.map_err(DialError::Lost)?;
+
+    let mut spoken = Vec::new();
+    loop {
+        match first_answer(&spoken) {
+            FirstAnswer::Final => return Ok(Server { stream, spoken }),
+            FirstAnswer::NotUp(says) => return Err(DialError::NotUp { says }),
+            FirstAnswer::Incomplete => (),
+        }
+        spoken.reserve(READ_BYTES);
+        let mut limited = (&mut stream).take(READ_BYTES as u64);
+        if limited.read_buf(&mut spoken).await.map_err(DialError::Lost)? == 0 {
+            return Err(DialError::Closed);
+        }
+    }
+}

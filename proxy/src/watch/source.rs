@@ -1,0 +1,191 @@
+//! One controller's topology stream: connect, read, connect again.
+//!
+//! **Invariant:** bounded waits only. A stream that is silent for longer than its keep-alives allow
+//! is dropped: it may be the half of a connection whose other end is gone.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dugong_topology::stream::{self, Decoder, StreamError};
+use dugong_topology::{Address, Topology};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::config::ControllerUrl;
+use crate::metrics;
+use crate::socket;
+use crate::watch::Sources;
+
+const PATH: &str = "/v1/topology/watch";
+
+/// Controllers send a comment every 5 s at least.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+/// Between two tries: doubled from the first to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A document, from whom, and whether it came because it was new.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) from: ControllerUrl,
+    pub(super) topology: Topology,
+    pub(super) push: Push,
+}
+
+/// Whether a document was published while its stream was open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Push {
+    /// The first of a stream: what was current when it began.
+    Current,
+    /// A later one.
+    Pushed,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("no connection within {CONNECT_MAX:?}")]
+    ConnectTimeout,
+    #[error("no connection: {0}")]
+    Connect(std::io::Error),
+    #[error("the answer was {0}")]
+    Status(StatusCode),
+    #[error("nothing came for {SILENCE_MAX:?}")]
+    Silence,
+    #[error("it closed the stream")]
+    Closed,
+    #[error(transparent)]
+    Request(#[from] hyper::http::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The proxy is ending.
+    #[error("nobody listens any more")]
+    Unheard,
+}
+
+/// Follows one controller for ever.
+pub(super) async fn follow(from: ControllerUrl, to: mpsc::Sender<Heard>, sources: Arc<Sources>) {
+    let mut link = Link { from, to, sources, stands: false };
+    let mut pause = PAUSE_MIN;
+    let mut complained = false;
+    loop {
+        let lost = match link.read_stream().await {
+            Ok(never) => match never {},
+            Err(lost) => lost,
+        };
+        let stood = link.fell();
+        if stood {
+            pause = PAUSE_MIN;
+        }
+        if stood || !complained {
+            tracing::warn!("topology from {}: {lost}; trying again", link.from);
+            complained = true;
+        } else {
+            tracing::debug!("topology from {}: {lost}", link.from);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// The connection to one controller, and whether it stands.
+struct Link {
+    from: ControllerUrl,
+    to: mpsc::Sender<Heard>,
+    sources: Arc<Sources>,
+    stands: bool,
+}
+
+impl Link {
+    /// Connects and reads until the stream ends, which it always does with a reason.
+    async fn read_stream(&mut self) -> Result<Infallible, Lost> {
+        let address = self.from.address().clone();
+        let connecting = TcpStream::connect((address.host.as_str(), address.port));
+        let stream = timeout(CONNECT_MAX, connecting)
+            .await
+            .map_err(|_| Lost::ConnectTimeout)?
+            .map_err(Lost::Connect)?;
+        socket::prepare(&stream).map_err(Lost::Connect)?;
+        let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // The connection only moves bytes while it is polled; how it ended, the reader learns.
+        let moving = async {
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "topology connection");
+            }
+            std::future::pending::<Infallible>().await
+        };
+        // Both live and die together.
+        tokio::select! {
+            result = self.read_body(requests, &address) => result,
+            never = moving => match never {},
+        }
+    }
+
+    async fn read_body(
+        &mut self,
+        mut requests: http1::SendRequest<Empty<Bytes>>,
+        host: &Address,
+    ) -> Result<Infallible, Lost> {
+        let request = Request::get(PATH)
+            .header(header::HOST, host.to_string())
+            .header(header::ACCEPT, stream::CONTENT_TYPE)
+            .body(Empty::new())?;
+        let response = timeout(SILENCE_MAX, requests.send_request(request))
+            .await
+            .map_err(|_| Lost::Silence)??;
+        if response.status() != StatusCode::OK {
+            return Err(Lost::Status(response.status()));
+        }
+        self.read_events(response.into_body()).await
+    }
+
+    async fn read_events(&mut self, mut body: Incoming) -> Result<Infallible, Lost> {
+        let mut decoder = Decoder::default();
+        let mut push = Push::Current;
+        loop {
+            let frame = timeout(SILENCE_MAX, body.frame())
+                .await
+                .map_err(|_| Lost::Silence)?
+                .ok_or(Lost::Closed)??;
+            let Ok(data) = frame.into_data() else { continue };
+            for topology in decoder.push(&data)? {
+                self.stood();
+                let heard = Heard { from: self.from.clone(), topology, push };
+                self.to.send(heard).await.map_err(|_| Lost::Unheard)?;
+                push = Push::Pushed;
+            }
+        }
+    }
+
+    /// The first document of a stream came.
+    fn stood(&mut self) {
+        if !std::mem::replace(&mut self.stands, true) {
+            let connected = self.sources.connected.fetch_add(1, Relaxed) + 1;
+            metrics::set(metrics::SOURCES_CONNECTED, connected as u64);
+            tracing::info!("topology from {}: connected", self.from);
+        }
+    }
+
+    /// The stream ended; whether it had stood.
+    fn fell(&mut self) -> bool {
+        let stood = std::mem::take(&mut self.stands);
+        if stood {
+            let connected = self.sources.connected.fetch_sub(1, Relaxed) - 1;
+            metrics::set(metrics::SOURCES_CONNECTED, connected as u64);
+        }
+        stood
+    }
+}

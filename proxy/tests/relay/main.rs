@@ -1,0 +1,20 @@
+//! The proxy's own binary between real clients and real servers.
+//!
+//! [`postgres`] are real servers, [`controller`] publishes what a test wants the proxy to believe,
+//! [`fake_server`] is for what a real server does too rarely or too fast. Each test has a proxy of
+//! its own; all may run at once.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(clippy::print_stderr, reason = "and shows the logs of its processes")]
+
+mod controller;
+mod eventually;
+mod fake_server;
+mod postgres;
+mod proxy;
+
+mod failover;
+mod handshake;
+mod hold;
+mod process;
+mod sessions;

@@ -1,0 +1,181 @@
+//! Real PostgreSQL servers in temporary directories, each stopped and removed when it is dropped.
+//!
+//! PostgreSQL refuses to run as root: then it runs as the user `postgres`.
+
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio_postgres::{Config, NoTls};
+
+use crate::eventually::LIMIT;
+
+const PASSWORD: &str = "a secret of these tests";
+
+/// One server, ready for connections. Its `cluster_name` says which it is.
+pub(crate) struct Postgres {
+    pub(crate) port: u16,
+    child: Child,
+    directory: TempDir,
+}
+
+impl Postgres {
+    /// Starts a server on a free port.
+    pub(crate) fn start(name: &str) -> Self {
+        Self::start_on(name, free_port())
+    }
+
+    /// Starts a server, and waits until it answers.
+    pub(crate) fn start_on(name: &str, port: u16) -> Self {
+        let directory = TempDir::new().unwrap();
+        if let Some((uid, gid)) = postgres_user() {
+            chown(directory.path(), Some(uid), Some(gid)).unwrap();
+        }
+        let data = directory.path().join("data");
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, PASSWORD).unwrap();
+        let output = program("initdb")
+            .args(["--auth=scram-sha-256", "--username=postgres", "--no-sync", "--encoding=UTF8"])
+            .arg(format!("--pwfile={}", secret.display()))
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let child = program("postgres")
+            .arg("-D")
+            .arg(&data)
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "unix_socket_directories=", "-c", "fsync=off"])
+            .args(["-c", &format!("cluster_name={name}")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut server = Self { port, child, directory };
+        server.wait_until_ready();
+        server
+    }
+
+    /// The postmaster writes `ready` into its lock file.
+    fn wait_until_ready(&mut self) {
+        let begin = Instant::now();
+        let lock = self.directory.path().join("data/postmaster.pid");
+        loop {
+            let content = std::fs::read_to_string(&lock).unwrap_or_default();
+            if content.lines().nth(7).is_some_and(|status| status.trim() == "ready") {
+                return;
+            }
+            let exited = self.child.try_wait().unwrap();
+            if exited.is_some() || begin.elapsed() > LIMIT {
+                panic!("PostgreSQL did not start ({exited:?}):\n{}", self.log());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("PostgreSQL on port {}:\n{}", self.port, self.log());
+        }
+        // An immediate shutdown: nobody needs the data. It may have ended by itself.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::QUIT);
+        let _ = self.child.wait();
+    }
+}
+
+/// Two servers, `pg-1` and `pg-2`, that tests share which do not stop them.
+pub(crate) struct Pair {
+    pub(crate) first: Postgres,
+    pub(crate) second: Postgres,
+}
+
+/// The pair, started by whoever needs it first and stopped after whoever needs it last.
+pub(crate) fn shared_pair() -> Arc<Pair> {
+    static PAIR: Mutex<Weak<Pair>> = Mutex::new(Weak::new());
+    let mut pair = PAIR.lock().unwrap_or_else(|broken| broken.into_inner());
+    pair.upgrade().unwrap_or_else(|| {
+        let started =
+            Arc::new(Pair { first: Postgres::start("pg-1"), second: Postgres::start("pg-2") });
+        *pair = Arc::downgrade(&started);
+        started
+    })
+}
+
+/// How a client connects by way of `port`.
+pub(crate) fn client(port: u16) -> Config {
+    let mut config = Config::new();
+    config.host("127.0.0.1").port(port).user("postgres").password(PASSWORD).dbname("postgres");
+    config
+}
+
+/// The name of the server that a new connection by way of `port` leads to.
+pub(crate) async fn server_behind(port: u16) -> Result<String, tokio_postgres::Error> {
+    let (client, connection) = client(port).connect(NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let row = client.query_one("show cluster_name", &[]).await?;
+    drop(client);
+    connection.await.unwrap()?;
+    Ok(row.get(0))
+}
+
+/// A free port outside the range that the system hands out by itself.
+pub(crate) fn free_port() -> u16 {
+    // Different from process to process and from call to call; no better chance is needed.
+    static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = 20_000 + (std::process::id() * 31 + call * 7) % 12_000;
+        let port = u16::try_from(port).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn program(name: &str) -> Command {
+    let mut command = Command::new(bin_directory().join(name));
+    if let Some((uid, gid)) = postgres_user() {
+        command.uid(uid).gid(gid);
+    }
+    command.env("LC_ALL", "C").env_remove("PGDATA");
+    command.current_dir("/");
+    command
+}
+
+/// `DUGONG_PG_BIN`, or the newest installed version.
+fn bin_directory() -> PathBuf {
+    if let Some(directory) = std::env::var_os("DUGONG_PG_BIN") {
+        return directory.into();
+    }
+    let installed = Path::new("/usr/lib/postgresql");
+    let versions = std::fs::read_dir(installed).into_iter().flatten().filter_map(|entry| {
+        let version: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let directory = installed.join(version.to_string()).join("bin");
+        directory.join("postgres").exists().then_some((version, directory))
+    });
+    versions.max().expect("no PostgreSQL in /usr/lib/postgresql: set DUGONG_PG_BIN").1
+}
+
+/// The user and group that PostgreSQL runs as; none where it can be ours.
+fn postgres_user() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("a user postgres");
+    let mut fields = line.split(':').skip(2).map(|field| field.parse().unwrap());
+    Some((fields.next().unwrap(), fields.next().unwrap()))
+}

@@ -1,0 +1,100 @@
+//! The process: starting, stopping, and what it says about mistakes.
+
+use rustix::process::Signal;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+use crate::eventually::soon;
+use crate::fake_server::{STARTUP, client_that_sends, rest};
+use crate::postgres::{client, shared_pair};
+use crate::proxy::{self, Proxy};
+
+#[tokio::test]
+async fn a_mistake_is_one_sentence_and_an_exit_status() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.toml");
+    std::fs::write(&file, "hold_timout = \"1s\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    #[rustfmt::skip]
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&[],                                               2, "nothing to connect to"),
+        (&["--primary", "a:1", "--controller", "http://a:1"], 2, "exclude each other"),
+        (&["--config", file],                               2, "did you mean \"hold_timeout\"?"),
+        (&["--config", "/nowhere/proxy.toml"],              2, "cannot read the configuration file"),
+        (&["--primary", "a:1", "--hold-timeout", "30"],     2, "is no duration"),
+        (&["--primary", "a:1", "--write-port", &port],     1, "in use by another program"),
+    ];
+    for (flags, status, sentence) in cases {
+        let (code, _, stderr) = proxy::run(flags);
+        assert_eq!(code, Some(status), "{flags:?}: {stderr}");
+        assert!(stderr.contains(sentence), "{flags:?}: {stderr}");
+    }
+    drop(taken);
+}
+
+#[test]
+fn a_configuration_can_be_checked_and_help_shows_an_example() {
+    let (code, stdout, _) = proxy::run(&["--primary", "a:1", "--check-config"]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "the configuration is good\n"));
+    let (code, stdout, _) = proxy::run(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("dugong-proxy --controller http://"), "{stdout}");
+}
+
+#[tokio::test]
+async fn everybody_is_told_when_the_proxy_stops() {
+    let pair = shared_pair();
+    let address = format!("127.0.0.1:{}", pair.first.port);
+    let mut proxy = Proxy::start(&["--primary", &address]);
+    let (_idle, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut greeting = client_that_sends(proxy.write_port, b"").await;
+
+    proxy.signal(Signal::TERM);
+    let error = soon("the session ends", connection).await.unwrap().unwrap_err();
+    let told = error.as_db_error().unwrap();
+    assert_eq!(told.code(), &SqlState::ADMIN_SHUTDOWN);
+    assert_eq!(told.message(), "the proxy is shutting down");
+    assert!(rest(&mut greeting).await.contains("the proxy is shutting down"));
+    assert_eq!(proxy.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sessions_may_go_on_while_it_drains_and_held_clients_may_not() {
+    let pair = shared_pair();
+    let address = format!("127.0.0.1:{}", pair.first.port);
+    // No server for reads, and no fallback that answers: held.
+    let flags = ["--primary", &address, "--replica", "127.0.0.1:1", "--drain-timeout", "600s"];
+    let mut proxy = Proxy::start(&flags);
+    let (session, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut held = client_that_sends(proxy.read_port, STARTUP).await;
+
+    proxy.signal(Signal::TERM);
+    assert!(rest(&mut held).await.contains("the proxy is shutting down"));
+    session.batch_execute("select 1").await.unwrap();
+    drop(session);
+    soon("the session ends", connection).await.unwrap().unwrap();
+    assert_eq!(proxy.ended().await.code(), Some(0), "and it ends with its last session");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let pair = shared_pair();
+    let address = format!("127.0.0.1:{}", pair.first.port);
+    let mut proxy = Proxy::start(&["--primary", &address, "--drain-timeout", "600s"]);
+    let (session, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    proxy.signal(Signal::TERM);
+    crate::eventually::eventually("the first signal is seen", || async {
+        proxy.log().contains("stopping")
+    })
+    .await;
+    proxy.signal(Signal::INT);
+    assert_eq!(proxy.ended().await.code(), Some(1));
+    drop(session);
+    // However that ends: the proxy said nothing any more.
+    let _ = soon("the session ends", connection).await.unwrap();
+}
