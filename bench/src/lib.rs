@@ -1,1 +1,0 @@
-//! Measurements against a floor and against peers.

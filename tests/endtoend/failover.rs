@@ -1,0 +1,130 @@
+//! Each process of a cluster is killed, and comes back; no acknowledged row is lost.
+
+use dugong_tests::{Cluster, Instance, Writer, eventually, kill};
+use dugong_topology::{Generation, Role};
+
+use crate::{SOON, nothing_is_lost, written_to};
+
+fn kill_postmaster(instance: &Instance) {
+    kill(instance.postmaster().expect("the server runs"));
+}
+
+fn kill_controller(instance: &Instance) {
+    kill(instance.controller().expect("the controller runs"));
+}
+
+/// Kills something of the instance with `role`; the cluster is whole again by itself. Returns how
+/// many generations that took.
+async fn lost_and_back(role: Role, kill: impl Fn(&Instance)) -> (Cluster, u64) {
+    let (cluster, writer) = written_to().await;
+    let before = cluster.whole().await.generation;
+    kill(&cluster.with_role(role));
+    writer.goes_on(50, SOON).await;
+    let topology = cluster.whole().await;
+    nothing_is_lost(writer).await;
+    (cluster, topology.generation.0 - before.0)
+}
+
+#[tokio::test]
+async fn the_primarys_postmaster() {
+    let (cluster, generations) = lost_and_back(Role::Primary, kill_postmaster).await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
+    assert_eq!(cluster.with_role(Role::Async).id.as_str(), "pg-1", "it repaired itself");
+}
+
+#[tokio::test]
+async fn the_primarys_controller() {
+    let (cluster, writer) = written_to().await;
+    let primary = cluster.with_role(Role::Primary);
+    let postmaster = primary.postmaster().unwrap();
+    kill_controller(&primary);
+    eventually("its server does not outlive it", SOON, async || {
+        if primary.postmaster() == Some(postmaster) { Err("it runs".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    writer.goes_on(50, SOON).await;
+    cluster.whole().await;
+    nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
+async fn every_process_of_the_primary() {
+    lost_and_back(Role::Primary, |primary| {
+        let postmaster = primary.postmaster().expect("the server runs");
+        kill_controller(primary);
+        kill(postmaster);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_syncs_postmaster() {
+    lost_and_back(Role::Sync, kill_postmaster).await;
+}
+
+#[tokio::test]
+async fn the_syncs_controller() {
+    lost_and_back(Role::Sync, kill_controller).await;
+}
+
+#[tokio::test]
+async fn the_asyncs_postmaster() {
+    let (_cluster, generations) = lost_and_back(Role::Async, kill_postmaster).await;
+    assert_eq!(generations, 0, "an async is nobody's concern");
+}
+
+#[tokio::test]
+async fn the_asyncs_controller() {
+    let (_cluster, generations) = lost_and_back(Role::Async, kill_controller).await;
+    assert_eq!(generations, 0, "an async is nobody's concern");
+}
+
+#[tokio::test]
+async fn the_primary_twice_in_a_row() {
+    let (cluster, writer) = written_to().await;
+    for _ in 0..2 {
+        kill_postmaster(&cluster.with_role(Role::Primary));
+        writer.goes_on(50, SOON).await;
+        cluster.whole().await;
+    }
+    assert_eq!(cluster.topology().unwrap().generation, Generation(3));
+    nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
+async fn every_instance_is_primary_in_two_rounds() {
+    let (cluster, writer) = written_to().await;
+    let mut primaries = Vec::new();
+    for _ in 0..6 {
+        let primary = cluster.with_role(Role::Primary);
+        kill_postmaster(&primary);
+        primaries.push(primary.id.to_string());
+        writer.goes_on(20, SOON).await;
+        cluster.whole().await;
+    }
+    primaries.sort();
+    assert_eq!(primaries, ["pg-1", "pg-1", "pg-2", "pg-2", "pg-3", "pg-3"]);
+    nothing_is_lost(writer).await;
+}
+
+/// Several clients at once, so that commits are in flight when the primary dies.
+#[tokio::test]
+async fn the_primary_under_many_writers() {
+    let (cluster, first) = written_to().await;
+    let mut writers = vec![first];
+    for number in 0..7 {
+        writers.push(Writer::start(&cluster.dsn(&[]), &format!("numbers_{number}")).await);
+    }
+    for writer in &writers {
+        writer.goes_on(50, SOON).await;
+    }
+    kill_postmaster(&cluster.with_role(Role::Primary));
+    for writer in &writers {
+        writer.goes_on(50, SOON).await;
+    }
+    cluster.whole().await;
+    for writer in writers {
+        nothing_is_lost(writer).await;
+    }
+}

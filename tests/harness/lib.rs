@@ -1,0 +1,23 @@
+//! What tests and benchmarks share: a real cluster of real processes, real clients, real kills.
+//!
+//! [`Cluster`] is the centre: it runs `dugong up` in a directory of its own and ends everything
+//! when it is dropped. [`Writer`] is a client that remembers what it was told. [`eventually`] is
+//! the only place that waits.
+//!
+//! **Invariant:** nothing here asks the system for its opinion of itself where a fact can be had:
+//! acknowledged rows are looked up, processes are looked for.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a harness speaks to whoever reads a failed test")]
+#![expect(clippy::missing_panics_doc, reason = "a harness panics where a test shall fail")]
+
+mod binaries;
+mod client;
+mod cluster;
+mod eventually;
+mod processes;
+
+pub use binaries::{binary, built};
+pub use client::{Report, Writer, connect};
+pub use cluster::{Cluster, Instance};
+pub use eventually::eventually;
+pub use processes::{Pid, kill, pause, resume, terminate};
