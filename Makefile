@@ -1,0 +1,38 @@
+# The two commands of the README are `make demo` and `make test`.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint bench
+
+help:
+	@echo 'make demo    install what is missing, build, run a cluster of three on this machine'
+	@echo 'make test    install what the tests need, run every test against real servers'
+	@echo 'make build   build the programs (target/release)'
+	@echo 'make lint    formatting, lints, directions of dependencies'
+	@echo 'make bench   how long writes pause in a failover, beside a floor of the same run'
+
+demo:
+	@.ci/install demo
+	cargo build --release --bins
+	target/release/dugong up
+
+test:
+	@.ci/install test
+	cargo build --workspace --bins
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
+	else \
+		echo 'cargo test --workspace'; cargo test --workspace; \
+	fi
+
+build:
+	cargo build --release --bins
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@.ci/directions
+
+bench:
+	@.ci/install test
+	cargo build --release --bins
+	cargo run --release -p dugong-bench -- failover
