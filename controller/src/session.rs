@@ -69,14 +69,19 @@ async fn renew_for_ever(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lapsed = false;
     loop {
-        let news = tokio::select! {
+        let told = tokio::select! {
             changed = said.changed() => match changed {
                 Ok(()) => true,
                 Err(_) => return, // The keeper is gone, and with it who would say anything.
             },
             _ = beat.tick() => false,
         };
-        let Some(presence) = said.borrow_and_update().clone() else { continue };
+        // Both may be due: a word is news even if it was the renewal's turn.
+        let (presence, news) = {
+            let current = said.borrow_and_update();
+            (current.clone(), told || current.has_changed())
+        };
+        let Some(presence) = presence else { continue };
         let begun = clock.now();
         let outcome = if news || lapsed {
             store.announce(presence).await.map_err(RenewError::Store)
@@ -97,6 +102,84 @@ async fn renew_for_ever(
                 lapsed = true;
                 beat.reset_after(PAUSE);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use dugong_machine::{Declaration, ServerState};
+    use dugong_topology::{Address, Generation, Revision};
+    use futures_util::future::{BoxFuture, FutureExt, ready};
+
+    use super::*;
+    use crate::store::{DeclareError, HistoryEntry, Reading, StoreError};
+
+    /// Takes everything, and remembers what was announced.
+    #[derive(Default)]
+    struct Patient {
+        announced: Mutex<Vec<ServerState>>,
+    }
+
+    impl Store for Patient {
+        fn declare(&self, _: Declaration) -> BoxFuture<'_, Result<Revision, DeclareError>> {
+            ready(Err(DeclareError::Raced)).boxed()
+        }
+
+        fn announce(&self, presence: Presence) -> BoxFuture<'_, Result<(), StoreError>> {
+            self.announced.lock().unwrap().push(presence.server);
+            ready(Ok(())).boxed()
+        }
+
+        fn renew(&self) -> BoxFuture<'_, Result<(), RenewError>> {
+            ready(Ok(())).boxed()
+        }
+
+        fn resign(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Ok(())).boxed()
+        }
+
+        fn watch(&self) -> watch::Receiver<Reading> {
+            watch::channel(Reading::Pending).1
+        }
+
+        fn history(&self, _: u32) -> BoxFuture<'_, Result<Vec<HistoryEntry>, StoreError>> {
+            ready(Ok(Vec::new())).boxed()
+        }
+    }
+
+    fn word(server: ServerState) -> Presence {
+        Presence {
+            id: "pg-1".parse().unwrap(),
+            postgres: Address::loopback(5000),
+            http: Address::loopback(6000),
+            server,
+            system_identifier: None,
+            seen: Generation(1),
+            open: None,
+            position: None,
+            history: None,
+            upstream: None,
+            lag: None,
+            note: None,
+        }
+    }
+
+    /// A word that comes just when the session is due for renewal used to be taken for old.
+    #[tokio::test(start_paused = true)]
+    async fn a_word_is_announced_even_if_a_renewal_is_due_at_that_moment() {
+        for round in 0..50 {
+            let store = Arc::new(Patient::default());
+            let (results, mut renewed) = mpsc::channel(64);
+            let keeper = keep(Clock, store.clone(), Duration::from_secs(3), results);
+            // The first renewal is due at once, and so is this.
+            keeper.say(word(ServerState::Starting));
+            renewed.recv().await.unwrap();
+            renewed.recv().await.unwrap();
+            let announced = store.announced.lock().unwrap().clone();
+            assert_eq!(announced, [ServerState::Starting], "round {round}");
         }
     }
 }

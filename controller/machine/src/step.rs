@@ -100,8 +100,13 @@ impl State {
         let Some(snapshot) = &self.snapshot else {
             return Decision::keep(self, "waiting for a first reading of the store");
         };
+        let role = snapshot.record().and_then(|record| record.role_of(&self.me));
         match &self.server.data {
             Data::Unknown => return Decision::keep(self, "looking at the data directory"),
+            // A member that will not serve says so: its sync need not wait for it (R11).
+            Data::Foreign { why } if role.is_some() => {
+                return Decision::want(Goal::Down(Stop::Immediate)).noting(why.clone());
+            }
             Data::Foreign { why } => return Decision::keep(self, why.clone()),
             Data::Empty | Data::Own(_) => (),
         }
@@ -111,7 +116,7 @@ impl State {
         if let Some(refusal) = self.refuses(record) {
             return Decision::keep(self, refusal);
         }
-        match record.role_of(&self.me) {
+        match role {
             Some(Role::Primary) => self.decide_primary(now, snapshot, record),
             Some(Role::Sync) => self.decide_sync(now, snapshot, record),
             Some(Role::Async | Role::Deposed) | None => self.follow(now, snapshot, record),

@@ -1,3 +1,5 @@
+//! What a configuration may say, and what it is told when it may not.
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

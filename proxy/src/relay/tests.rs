@@ -1,3 +1,5 @@
+//! The relay between two sockets of this process.
+
 use std::time::Duration;
 
 use tokio::net::TcpListener;

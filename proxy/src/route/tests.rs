@@ -1,3 +1,5 @@
+//! Which server a connection gets, and when it must leave.
+
 use dugong_topology::Revision;
 
 use super::*;

@@ -380,6 +380,24 @@ fn a_record_that_does_not_fit_the_data_is_refused() {
 }
 
 #[test]
+fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
+    let foreign = Data::Foreign { why: "it is somebody else's".to_owned() };
+    let seen = Event::Observed(Server { data: foreign, run: Run::Down, trouble: None });
+    #[rustfmt::skip]
+    let cases = [
+        ("pg-1", ServerState::Stopped),  // the primary: its sync may take over at once
+        ("pg-4", ServerState::Starting), // no member: it is nobody that a cluster is made of
+    ];
+    for (name, says) in cases {
+        let then = after(instance(name, snapshot()), NOW, seen.clone());
+        let said = &then.said.as_ref().unwrap().0;
+        assert_eq!(said.server, says, "{name}");
+        assert_eq!(said.note.as_deref(), Some("it is somebody else's"), "{name}");
+        assert!(matches!(then.goal, None | Some(Goal::Down(_))), "{name}: {:?}", then.goal);
+    }
+}
+
+#[test]
 fn who_leaves_stops_in_order_and_then_ends() {
     let leaving = after(in_office(snapshot()), NOW, Event::Leave);
     assert_eq!(leaving.goal, Some(Goal::Down(Stop::Fast)));
