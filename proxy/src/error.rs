@@ -56,6 +56,8 @@ pub enum Awaited {
     Reader,
 }
 
+const TRANSACTION: &str = "An open transaction is rolled back, unless its commit was under way: \
+                           then its outcome is unknown.";
 const RECONNECT: &str = "Connect again: new connections lead to the right server.";
 const RETRY: &str = "Nothing was executed: try again.";
 
@@ -70,20 +72,13 @@ impl SessionError {
             Self::HoldTimeout { .. } | Self::NoReplica => {
                 (SqlState::CANNOT_CONNECT_NOW, None, Some(RETRY))
             }
-            Self::Leave(_) => (SqlState::ADMIN_SHUTDOWN, None, Some(RECONNECT)),
-            Self::ServerLost { .. } => (
-                SqlState::ADMIN_SHUTDOWN,
-                Some(
-                    "An open transaction was rolled back, unless its commit was under way: then \
-                     its outcome is unknown."
-                        .to_owned(),
-                ),
-                Some(RECONNECT),
-            ),
-            Self::ShuttingDown => (SqlState::ADMIN_SHUTDOWN, None, None),
+            Self::Leave(_) | Self::ServerLost { .. } => {
+                (SqlState::ADMIN_SHUTDOWN, Some(TRANSACTION), Some(RECONNECT))
+            }
+            Self::ShuttingDown => (SqlState::ADMIN_SHUTDOWN, Some(TRANSACTION), None),
             Self::Interrupted { .. } | Self::Client(_) => return None,
         };
-        let hint = hint.map(str::to_owned);
+        let [detail, hint] = [detail, hint].map(|text: Option<&str>| text.map(str::to_owned));
         Some(Answer { sqlstate, message: self.to_string(), detail, hint })
     }
 
