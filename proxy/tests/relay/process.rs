@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
-use crate::eventually::soon;
+use crate::eventually::{eventually, soon};
 use crate::fake_server::{STARTUP, client_that_sends, rest};
 use crate::postgres::{client, shared_pair};
 use crate::proxy::{self, Proxy};
@@ -41,6 +41,27 @@ fn a_configuration_can_be_checked_and_help_shows_an_example() {
     let (code, stdout, _) = proxy::run(&["--help"]);
     assert_eq!(code, Some(0));
     assert!(stdout.contains("dugong-proxy --controller http://"), "{stdout}");
+}
+
+#[tokio::test]
+async fn without_files_accepting_pauses_and_goes_on_when_there_are_some() {
+    let proxy = Proxy::start(&["--primary", "127.0.0.1:1"]);
+    proxy.limit_files(32);
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(client_that_sends(proxy.write_port, b"").await);
+    }
+    eventually("a pause is logged", || async {
+        proxy.log().contains("accepting on the write port pauses")
+    })
+    .await;
+    clients.clear();
+    let mut late = client_that_sends(proxy.write_port, b"GET / HTTP/1.1\r\n\r\n").await;
+    assert!(rest(&mut late).await.contains("this is an HTTP request"));
+    let pauses = "dugong_proxy_accept_pauses_total{listener=\"write\"}";
+    assert!(proxy.metric(pauses).await >= Some(1.0));
+    let lines = proxy.log().matches("accepting on the write port pauses").count();
+    assert_eq!(lines, 1, "however often it paused");
 }
 
 #[tokio::test]
@@ -88,10 +109,7 @@ async fn a_second_signal_ends_it_at_once() {
     let (session, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     proxy.signal(Signal::TERM);
-    crate::eventually::eventually("the first signal is seen", || async {
-        proxy.log().contains("stopping")
-    })
-    .await;
+    eventually("the first signal is seen", || async { proxy.log().contains("stopping") }).await;
     proxy.signal(Signal::INT);
     assert_eq!(proxy.ended().await.code(), Some(1));
     drop(session);
