@@ -166,7 +166,12 @@ impl State {
         let stale = match &self.said {
             None => true,
             Some((said, _)) if !said.is_like(&presence) => true,
-            Some((said, at)) => *said != presence && now.is_past(*at, REFRESH),
+            Some((said, at)) => {
+                // R11: also when the store does not show what was said.
+                let known = self.snapshot.as_ref().and_then(|store| store.present(&self.me));
+                let settled = *said == presence && known == Some(said);
+                !settled && now.is_past(*at, REFRESH)
+            }
         };
         if stale {
             self.said = Some((presence.clone(), now));

@@ -398,6 +398,23 @@ fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
 }
 
 #[test]
+fn a_word_that_the_store_does_not_show_is_said_again() {
+    let announces = |state: &State, now| {
+        step(state, now, Event::Tick).1.iter().any(|action| matches!(action, Action::Announce(_)))
+    };
+    let mut older = snapshot();
+    says(&mut older, presence("pg-1", ServerState::Starting));
+    let mut given = in_office(older);
+    given.leases.session_until = later(9);
+    assert!(!announces(&given, NOW), "it was said just now");
+    assert!(announces(&given, later(1)), "the store still shows an older word");
+    let mut shown = given.snapshot.clone().unwrap();
+    says(&mut shown, given.said.clone().unwrap().0);
+    let given = after(given, NOW, Event::Snapshot(shown));
+    assert!(!announces(&given, later(1)));
+}
+
+#[test]
 fn who_leaves_stops_in_order_and_then_ends() {
     let leaving = after(in_office(snapshot()), NOW, Event::Leave);
     assert_eq!(leaving.goal, Some(Goal::Down(Stop::Fast)));
