@@ -72,6 +72,8 @@ async fn everybody_is_told_when_the_proxy_stops() {
     let (_idle, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut greeting = client_that_sends(proxy.write_port, b"").await;
+    // A connection that was not accepted yet is refused, not told.
+    proxy.has_open("write", 2).await;
 
     proxy.signal(Signal::TERM);
     let error = soon("the session ends", connection).await.unwrap().unwrap_err();
@@ -92,6 +94,7 @@ async fn sessions_may_go_on_while_it_drains_and_held_clients_may_not() {
     let (session, connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut held = client_that_sends(proxy.read_port, STARTUP).await;
+    proxy.has_open("read", 1).await;
 
     proxy.signal(Signal::TERM);
     assert!(rest(&mut held).await.contains("the proxy is shutting down"));

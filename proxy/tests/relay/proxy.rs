@@ -105,6 +105,14 @@ impl Proxy {
         line.and_then(|value| value.trim().parse().ok())
     }
 
+    /// Waits until so many connections of a port are accepted.
+    pub(crate) async fn has_open(&self, port: &str, connections: u64) {
+        eventually(&format!("{connections} connections are open"), || async {
+            self.health().await["listeners"][port]["open"] == connections
+        })
+        .await;
+    }
+
     /// Waits until so many clients of the write port are held.
     pub(crate) async fn holds(&self, clients: u64) {
         eventually(&format!("{clients} clients are held"), || async {
