@@ -149,7 +149,10 @@ async fn control(config: Config) -> Result<(), Failure> {
     let outcome = tokio::select! {
         () = driver::run(state, wiring) => Ok(()),
         ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
-        ended = server.task => Err(Failure::Runtime(format!("the server's supervisor ended: {ended:?}"))),
+        _ = server.task => Err(Failure::Runtime(format!(
+            "the server is not looked after any more: see the log; is {} still there?",
+            config.dir.display()
+        ))),
     };
     tracing::info!("ended");
     outcome

@@ -43,6 +43,26 @@ async fn destroyed_data_is_replaced_by_a_copy() {
 }
 
 #[tokio::test]
+async fn an_instance_whose_directory_is_gone_is_made_anew() {
+    let (cluster, writer) = written_to().await;
+    let victim = cluster.with_role(Role::Async);
+    let directory = victim.data().parent().unwrap().to_owned();
+    let before = victim.postmaster().unwrap();
+    eventually("everything is removed", SOON, async || {
+        // The server writes meanwhile: what it made anew is removed by the next try.
+        fs::remove_dir_all(&directory).map_err(|error| error.to_string())
+    })
+    .await;
+    eventually("another server runs in its place", SOON, async || {
+        let other = victim.postmaster().filter(|pid| *pid != before);
+        other.map(drop).ok_or_else(|| "no other server".to_owned())
+    })
+    .await;
+    cluster.whole().await;
+    nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
 async fn a_killed_launcher_leaves_nothing_behind_and_loses_nothing() {
     let (mut cluster, writer) = written_to().await;
     let report = writer.stop().await;

@@ -31,6 +31,9 @@ pub(super) struct Layout {
     pub log: PathBuf,
 }
 
+/// Its holder is the one controller of the directory.
+const LOCK_FILE: &str = "controller.lock";
+
 impl Layout {
     /// Makes the directories that are missing and takes the lock of the instance's directory.
     pub(super) fn claim(dir: &Path, port: u16) -> Result<(Self, Lock), StartError> {
@@ -46,7 +49,7 @@ impl Layout {
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(StartError::SocketPath { path: socket });
         }
-        let lock = Lock::take(&dir.join("controller.lock"))?;
+        let lock = Lock::take(&dir.join(LOCK_FILE))?;
         let layout = Self {
             data: dir.join("data"),
             data_new: dir.join("data.new"),
@@ -57,6 +60,11 @@ impl Layout {
             dir,
         };
         Ok((layout, lock))
+    }
+
+    /// Whether what was claimed is still there: the lock goes with a directory that is destroyed.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.dir.join(LOCK_FILE).exists() && self.run.exists()
     }
 
     /// Every directory that a server process of this instance may work in.

@@ -99,6 +99,11 @@ impl Supervisor {
         self.examine().await;
         let mut previous = None;
         loop {
+            if self.running.is_none() && !self.layout.is_claimed() {
+                // Whoever starts this controller again makes everything in it anew.
+                tracing::error!(dir = %self.settings.dir.display(), "the directory was destroyed");
+                break;
+            }
             let goal = self.goals.borrow_and_update().clone();
             if goal != previous {
                 self.changed = Instant::now();
