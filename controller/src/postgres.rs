@@ -1,7 +1,7 @@
 //! The PostgreSQL server beside this controller: a goal goes in, observations come out.
 //!
 //! [`supervise`] starts the one task that owns the server. It compares the newest
-//! [`Goal`](dugong_machine::Goal) with what is there, again and again: `postgres/plan.rs` decides
+//! [`Goal`] with what is there, again and again: `postgres/plan.rs` decides
 //! the next step, `supervisor.rs` takes it, `running.rs` does what can be done while the server
 //! runs. The other files are what these need, each one thing.
 //!

@@ -28,20 +28,17 @@ use crate::{lifeline, metrics, postgres, publish};
 ///
 /// One controller runs beside each instance of a cluster. They agree through a store; on one
 /// machine that is a file which all of them share, and `dugong up` starts them all.
-///
-/// The smallest configuration:
-///
-///   instance = "pg-1"
-///   dir = "/var/lib/dugong/pg-1"
-///   credentials = "/var/lib/dugong/credentials.json"
-///   [postgres]
-///   listen = "127.0.0.1:20001"
-///   [http]
-///   listen = "127.0.0.1:20011"
-///   [store]
-///   path = "/var/lib/dugong/store.db"
 #[derive(Clone, Debug, Parser)]
-#[command(version, verbatim_doc_comment)]
+#[command(
+    version,
+    after_help = "The smallest configuration:\n\n  \
+        instance = \"pg-1\"\n  \
+        dir = \"/var/lib/dugong/pg-1\"\n  \
+        credentials = \"/var/lib/dugong/credentials.json\"\n  \
+        [postgres]\n  listen = \"127.0.0.1:20001\"\n  \
+        [http]\n  listen = \"127.0.0.1:20011\"\n  \
+        [store]\n  path = \"/var/lib/dugong/store.db\""
+)]
 pub struct Options {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE")]
