@@ -10,7 +10,6 @@ use dugong_machine::{
     Action, Answer, Declaration, Event, Goal, Presence, Snapshot, State, Time, step,
 };
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::metrics;
@@ -56,7 +55,6 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
     let mut readings = wiring.store.watch();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut declaring: Option<JoinHandle<()>> = None;
 
     loop {
         let event = tokio::select! {
@@ -87,9 +85,8 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
                 Action::Declare(declaration) => {
                     tracing::info!("declare {declaration}");
                     let store = wiring.store.clone();
-                    let task = tokio::spawn(declare(store, declaration, results.clone()));
-                    // The machine has one declaration in flight; an older task is past its answer.
-                    declaring.replace(task);
+                    // Its answer is an event; the machine asks again for one that does not come.
+                    tokio::spawn(declare(store, declaration, results.clone()));
                 }
                 Action::Finish => {
                     session.end().await;

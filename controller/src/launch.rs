@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use rustix::process::{Signal, kill_process};
 
-use self::layout::{Layout, default_dir};
+use self::layout::Layout;
 pub use self::ports::free_ports;
 use self::progress::say;
 use crate::run::Failure;
@@ -82,15 +82,15 @@ pub fn up(options: &UpOptions) -> Result<(), Failure> {
         return detach::in_background(options);
     }
     if options.detached {
-        rustix::process::setsid().map_err(|error| Failure::Runtime(error.to_string()))?;
+        rustix::process::setsid().map_err(Failure::runtime)?;
     }
-    crate::lifeline::follow_parent().map_err(|error| Failure::Runtime(error.to_string()))?;
+    crate::lifeline::follow_parent().map_err(Failure::runtime)?;
     let prepared = prepare::prepare(options)?;
     // Children are started by the main thread: they end with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+        .map_err(Failure::runtime)?;
     runtime.block_on(cluster::run(prepared))
 }
 
@@ -100,7 +100,7 @@ pub fn up(options: &UpOptions) -> Result<(), Failure> {
 ///
 /// It does not run, or does not end in time.
 pub fn down(options: &DownOptions) -> Result<(), Failure> {
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let layout = Layout::of(options.dir.as_deref());
     let root = layout.root().display().to_string();
     let Some(pid) = layout.holder()? else {
         return Err(Failure::Runtime(format!("no cluster runs in {root}: nothing to stop")));

@@ -69,7 +69,8 @@ impl Failure {
         }
     }
 
-    fn runtime(error: impl fmt::Display) -> Self {
+    /// Any error whose own words are the sentence.
+    pub fn runtime(error: impl fmt::Display) -> Self {
         Self::Runtime(error.to_string())
     }
 }

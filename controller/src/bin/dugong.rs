@@ -65,7 +65,7 @@ fn run(what: What) -> Result<(), Failure> {
 
 fn wait_for<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::Runtime(error.to_string()))?.block_on(what)
+    runtime.map_err(Failure::runtime)?.block_on(what)
 }
 
 /// A reader that has closed the pipe wants no more: that is no failure.

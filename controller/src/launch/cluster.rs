@@ -34,10 +34,9 @@ pub(super) async fn run(prepared: Prepared) -> Result<(), Failure> {
 }
 
 async fn serve(prepared: Arc<Prepared>) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::Runtime(error.to_string());
     let mut stops = (
-        signal(SignalKind::interrupt()).map_err(failed)?,
-        signal(SignalKind::terminate()).map_err(failed)?,
+        signal(SignalKind::interrupt()).map_err(Failure::runtime)?,
+        signal(SignalKind::terminate()).map_err(Failure::runtime)?,
     );
     say!("the cluster's directory is {}", prepared.layout.root().display());
     thaw(&prepared).await?;
@@ -154,10 +153,9 @@ async fn refreeze(
     if !path.exists() {
         return Ok(());
     }
-    let words = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
-    let store = SqliteStore::observe(&path).map_err(|error| words(&error))?;
+    let store = SqliteStore::observe(&path).map_err(Failure::runtime)?;
     for _ in 0..FREEZE_TRIES {
-        let snapshot: Snapshot = store.snapshot().await.map_err(|error| words(&error))?;
+        let snapshot: Snapshot = store.snapshot().await.map_err(Failure::runtime)?;
         let Some(declared) = snapshot.declared else { break };
         let Some(frozen) = change(declared.record.frozen.as_ref()) else { break };
         let next = declared.record.with_freeze(frozen);
@@ -165,7 +163,7 @@ async fn refreeze(
         match store.declare(Declaration { next, at, guard: Guard::None }).await {
             Ok(_) => break,
             Err(DeclareError::Raced | DeclareError::Guarded) => (),
-            Err(DeclareError::Store(error)) => return Err(words(&error)),
+            Err(DeclareError::Store(error)) => return Err(Failure::runtime(error)),
         }
     }
     drop(store);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::UpOptions;
-use super::layout::{Layout, at, default_dir};
+use super::layout::{Layout, at};
 use super::progress::say;
 use crate::run::Failure;
 
@@ -15,33 +15,25 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// Starts `dugong up --detached` and shows what it says until writes are accepted.
 pub(super) fn in_background(options: &UpOptions) -> Result<(), Failure> {
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let layout = Layout::of(options.dir.as_deref());
     let root = layout.root();
     fs::create_dir_all(root).map_err(|error| at(root, &error))?;
     if let Some(pid) = layout.holder()? {
-        return Err(Failure::Runtime(format!(
-            "the cluster in {} is already running (pid {pid}): look at it with `dugong status`, \
-             stop it with `dugong down`",
-            root.display()
-        )));
+        return Err(layout.already_running(Some(pid)));
     }
     let path = layout.log();
     let log = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
     let log = log.map_err(|error| at(&path, &error))?;
     let both = log.try_clone().map_err(|error| at(&path, &error))?;
-    let own = std::env::current_exe().map_err(|error| Failure::Runtime(error.to_string()))?;
+    let own = std::env::current_exe().map_err(Failure::runtime)?;
     let mut command = Command::new(own);
     command.arg("up").arg("--detached").arg("--dir").arg(root);
     pass_on(&mut command, options);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(both)
-        .spawn()
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(log).stderr(both).spawn().map_err(Failure::runtime)?;
     let mut lines = BufReader::new(File::open(&path).map_err(|error| at(&path, &error))?);
     loop {
-        let ended = child.try_wait().map_err(|error| Failure::Runtime(error.to_string()))?;
+        let ended = child.try_wait().map_err(Failure::runtime)?;
         if show(&mut lines).map_err(|error| at(&path, &error))? {
             say!("it goes on in the background (pid {}); `dugong down` stops it", child.id());
             return Ok(());

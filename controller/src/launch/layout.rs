@@ -45,7 +45,7 @@ pub struct InstancePorts {
 }
 
 /// The directory that is meant where none is named.
-pub fn default_dir() -> PathBuf {
+fn default_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/dugong");
     }
@@ -55,6 +55,11 @@ pub fn default_dir() -> PathBuf {
 }
 
 impl Layout {
+    /// The layout of the directory that was named, or else of the default one.
+    pub fn of(dir: Option<&Path>) -> Self {
+        Self::new(dir.map_or_else(default_dir, Path::to_owned))
+    }
+
     /// The layout below `root`; made absolute, since other processes get its paths.
     pub fn new(root: PathBuf) -> Self {
         Self { root: std::path::absolute(&root).unwrap_or(root) }
@@ -190,12 +195,7 @@ impl Layout {
             OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
         let mut file = open.map_err(|error| at(&path, &error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let pid = read_pid(&mut file).map_or_else(|| "?".to_owned(), |pid| pid.to_string());
-            return Err(Failure::Runtime(format!(
-                "the cluster in {} is already running (pid {pid}): look at it with `dugong \
-                 status`, stop it with `dugong down`",
-                self.root.display()
-            )));
+            return Err(self.already_running(read_pid(&mut file)));
         }
         let write = |file: &mut File| {
             file.set_len(0)?;
@@ -204,6 +204,16 @@ impl Layout {
         };
         write(&mut file).map_err(|error| at(&path, &error))?;
         Ok(file)
+    }
+
+    /// What a second launcher is told.
+    pub(super) fn already_running(&self, pid: Option<u32>) -> Failure {
+        let pid = pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+        Failure::Runtime(format!(
+            "the cluster in {} is already running (pid {pid}): look at it with `dugong status`, \
+             stop it with `dugong down`",
+            self.root.display()
+        ))
     }
 
     /// The pid of the launcher that has the directory; none where nobody has.

@@ -49,7 +49,7 @@ pub(super) fn choose(
     let any = || free_ports(1).map(|ports| ports[0]);
     let port = match (asked, before) {
         (Some(0), Some(before)) if is_free(before).is_ok() => before,
-        (Some(0), _) => any().map_err(|error| Failure::Runtime(error.to_string()))?,
+        (Some(0), _) => any().map_err(Failure::runtime)?,
         (Some(asked), _) => asked,
         (None, Some(before)) => before,
         (None, None) => usual,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dugong_topology::InstanceId;
 
 use super::UpOptions;
-use super::layout::{ClusterFile, InstancePorts, Layout, at, default_dir};
+use super::layout::{ClusterFile, InstancePorts, Layout, at};
 use super::ports::{choose, free_ports, is_free};
 use super::user::User;
 use crate::credentials::Credentials;
@@ -44,9 +44,8 @@ pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
         )));
     }
     let user = User::choose(options.pg_user.as_deref())?;
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
-    let (pg_bin, _version) =
-        find_bin(options.pg_bin.as_deref()).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let layout = Layout::of(options.dir.as_deref());
+    let (pg_bin, _version) = find_bin(options.pg_bin.as_deref()).map_err(Failure::runtime)?;
     claim(&layout, &user)?;
     let lock = layout.lock()?;
     let programs = programs(&layout, &user)?;
@@ -109,7 +108,7 @@ fn claim(layout: &Layout, user: &User) -> Result<(), Failure> {
 
 /// Where the programs lie: beside this one, or in a copy that the unprivileged user can reach.
 fn programs(layout: &Layout, user: &User) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe().map_err(|error| Failure::Runtime(error.to_string()))?;
+    let own = std::env::current_exe().map_err(Failure::runtime)?;
     let beside = own.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     for program in PROGRAMS {
         if !beside.join(program).exists() {
@@ -145,7 +144,7 @@ fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Fai
             "the cluster has {there} instances: it can grow, but not shrink to {wanted}"
         )));
     }
-    let mut free = free_ports(2 * wanted).map_err(|error| Failure::Runtime(error.to_string()))?;
+    let mut free = free_ports(2 * wanted).map_err(Failure::runtime)?;
     let mut next = || free.pop().unwrap_or_default();
     for instance in &mut cluster.instances {
         for port in [&mut instance.postgres_port, &mut instance.http_port] {
@@ -155,8 +154,7 @@ fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Fai
         }
     }
     for number in there + 1..=wanted {
-        let id: InstanceId =
-            format!("pg-{number}").parse().map_err(|error| Failure::Runtime(format!("{error}")))?;
+        let id: InstanceId = format!("pg-{number}").parse().map_err(Failure::runtime)?;
         cluster.instances.push(InstancePorts { id, postgres_port: next(), http_port: next() });
     }
     Ok(())
@@ -164,13 +162,12 @@ fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Fai
 
 fn credentials(layout: &Layout, user: &User) -> Result<Credentials, Failure> {
     let path = layout.credentials();
-    let words = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
     if !path.exists() {
-        let fresh = Credentials::generate().map_err(|error| words(&error))?;
-        fresh.store_new(&path).map_err(|error| words(&error))?;
+        let fresh = Credentials::generate().map_err(Failure::runtime)?;
+        fresh.store_new(&path).map_err(Failure::runtime)?;
     }
     user.own(&path)?;
-    Credentials::load(&path).map_err(|error| words(&error))
+    Credentials::load(&path).map_err(Failure::runtime)
 }
 
 impl Prepared {

@@ -91,13 +91,13 @@ async fn follow_one(
 }
 
 async fn get(address: &str, path: &str) -> Result<Response<Incoming>, String> {
-    let words = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = TcpStream::connect(address).await.map_err(|error| words(&error))?;
-    let (mut requests, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| words(&e))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     // It ends with the answer, or with the controller: the answer shows both.
     tokio::spawn(connection);
     let request = Request::builder().uri(path).header("host", address).body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| words(&error))?;
-    requests.send_request(request).await.map_err(|error| words(&error))
+    let request = request.map_err(|error| error.to_string())?;
+    requests.send_request(request).await.map_err(|error| error.to_string())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::credentials::Credentials;
-use crate::launch::layout::{ClusterFile, Layout, default_dir};
+use crate::launch::layout::{ClusterFile, Layout};
 use crate::run::Failure;
 
 /// What `dugong dsn` is told.
@@ -32,10 +32,9 @@ pub enum Purpose {
 ///
 /// There is no cluster, or its passwords cannot be read.
 pub fn dsn(options: &Options) -> Result<String, Failure> {
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let layout = Layout::of(options.dir.as_deref());
     let cluster = layout.existing()?;
-    let credentials = Credentials::load(&layout.credentials())
-        .map_err(|error| Failure::Runtime(error.to_string()))?;
+    let credentials = Credentials::load(&layout.credentials()).map_err(Failure::runtime)?;
     let purpose = if options.read { Purpose::Read } else { Purpose::Write };
     Ok(string(&cluster, &credentials, purpose))
 }

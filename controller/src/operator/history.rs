@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 
 use super::table;
-use crate::launch::layout::{Layout, default_dir};
+use crate::launch::layout::Layout;
 use crate::run::Failure;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HistoryEntry, Store};
@@ -28,11 +28,10 @@ pub struct Options {
 ///
 /// There is no cluster, or its store cannot be read.
 pub async fn history(options: &Options) -> Result<String, Failure> {
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let layout = Layout::of(options.dir.as_deref());
     layout.existing()?;
-    let words = |error: crate::store::StoreError| Failure::Runtime(error.to_string());
-    let store = SqliteStore::observe(&layout.store()).map_err(words)?;
-    let entries = store.history(options.limit).await.map_err(words)?;
+    let store = SqliteStore::observe(&layout.store()).map_err(Failure::runtime)?;
+    let entries = store.history(options.limit).await.map_err(Failure::runtime)?;
     let heading = ["generation", "time", "primary", "sync", "asyncs", "deposed", "reason"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(entries.iter().rev().map(row));

@@ -7,7 +7,7 @@ use clap::Args;
 use dugong_topology::{Member, Phase, Role, Topology};
 
 use super::{client, table};
-use crate::launch::layout::{Layout, default_dir};
+use crate::launch::layout::Layout;
 use crate::run::Failure;
 
 /// What `dugong status` is told.
@@ -83,7 +83,7 @@ fn addresses(options: &Options) -> Result<Vec<(String, String)>, Failure> {
         }
         return Ok(vec![("that address".to_owned(), address.to_owned())]);
     }
-    let layout = Layout::new(options.dir.clone().unwrap_or_else(default_dir));
+    let layout = Layout::of(options.dir.as_deref());
     let cluster = layout.existing()?;
     let of = |instance: &crate::launch::layout::InstancePorts| {
         (instance.id.to_string(), format!("127.0.0.1:{}", instance.http_port))
@@ -103,7 +103,7 @@ async fn watch(
         let Some(topology) = topologies.borrow_and_update().clone() else { continue };
         if options.json {
             let json = serde_json::to_string(&*topology);
-            print(&json.map_err(|error| Failure::Runtime(error.to_string()))?);
+            print(&json.map_err(Failure::runtime)?);
             continue;
         }
         // Clears the screen and goes home: ECMA-48, ED and CUP.

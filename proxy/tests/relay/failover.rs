@@ -1,6 +1,6 @@
 //! What sessions are told when the topology or their server changes.
 
-use dugong_topology::Phase;
+use dugong_topology::{Phase, Topology};
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
@@ -11,14 +11,21 @@ use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect
 use crate::postgres::{client, server_behind, shared_pair};
 use crate::proxy::Proxy;
 
+/// A proxy that believes what its one controller has published.
+async fn following(topology: Topology) -> (Controller, Proxy) {
+    let controller = Controller::start().await;
+    let proxy = Proxy::start(&["--controller", &controller.url()]);
+    let (generation, revision) = (topology.generation.0, topology.revision.0);
+    controller.publish(topology);
+    proxy.believes(generation, revision).await;
+    (controller, proxy)
+}
+
 #[tokio::test]
 async fn a_change_of_primary_ends_old_sessions_and_leads_new_ones() {
     let pair = shared_pair();
     let (one, two) = ((1, pair.first.port), (2, pair.second.port));
-    let controller = Controller::start().await;
-    let proxy = Proxy::start(&["--controller", &controller.url()]);
-    controller.publish(cluster(3, 1, one, &[two]));
-    proxy.believes(3, 1).await;
+    let (controller, proxy) = following(cluster(3, 1, one, &[two])).await;
 
     let (idle, idle_connection) = client(proxy.write_port).connect(NoTls).await.unwrap();
     let idle_connection = tokio::spawn(idle_connection);
@@ -110,10 +117,7 @@ async fn the_last_topology_stays_while_no_controller_answers() {
 async fn a_read_session_stays_through_illness_and_leaves_a_new_primary() {
     let pair = shared_pair();
     let (one, two) = ((1, pair.first.port), (2, pair.second.port));
-    let controller = Controller::start().await;
-    let proxy = Proxy::start(&["--controller", &controller.url()]);
-    controller.publish(cluster(3, 1, one, &[two]));
-    proxy.believes(3, 1).await;
+    let (controller, proxy) = following(cluster(3, 1, one, &[two])).await;
     let (reader, connection) = client(proxy.read_port).connect(NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
 

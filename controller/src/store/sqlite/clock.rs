@@ -5,9 +5,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
+use dugong_machine::Time;
 
 use super::trouble::Trouble;
+use crate::clock;
 
 /// Milliseconds since the machine was booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,8 +28,8 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> BootTime {
-        let now = clock_gettime(ClockId::Boottime);
-        BootTime(now.tv_sec * 1000 + now.tv_nsec / 1_000_000)
+        let Time(millis) = clock::Clock.now();
+        BootTime(i64::try_from(millis).unwrap_or(i64::MAX))
     }
 }
 
