@@ -101,6 +101,7 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
 
 /// One compare-and-swap; its answer is an event.
 async fn declare(store: Arc<dyn Store>, declaration: Declaration, results: mpsc::Sender<Event>) {
+    let replaced = declaration.at;
     let answer = match store.declare(declaration).await {
         Ok(at) => Answer::Won { at },
         Err(DeclareError::Raced) => Answer::Raced,
@@ -113,7 +114,7 @@ async fn declare(store: Arc<dyn Store>, declaration: Declaration, results: mpsc:
     tracing::info!("declared: {answer:?}");
     metrics::declared(answer);
     // A closed channel means that the driver has ended: nobody waits for the answer.
-    let _ = results.send(Event::DeclareAnswered(answer)).await;
+    let _ = results.send(Event::DeclareAnswered { at: replaced, answer }).await;
 }
 
 fn as_event(reading: &Reading) -> Option<Event> {

@@ -22,7 +22,11 @@ pub enum Event {
     /// A commit that was begun at `begun` came back through synchronous replication.
     LinkConfirmed { begun: Time },
     /// The answer to the one declaration in flight.
-    DeclareAnswered(Answer),
+    DeclareAnswered {
+        /// What the declaration was to replace: a late answer to an older one is told by it.
+        at: Option<Revision>,
+        answer: Answer,
+    },
     /// The operator wants this instance to end.
     Leave,
 }

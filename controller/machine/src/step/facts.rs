@@ -25,7 +25,7 @@ impl State {
             Event::LinkConfirmed { begun } => {
                 self.leases.link_confirmed(begun, self.settings.link_ttl);
             }
-            Event::DeclareAnswered(answer) => self.take_answer(answer),
+            Event::DeclareAnswered { at, answer } => self.take_answer(at, answer),
             Event::Leave => self.leaving = true,
         }
     }
@@ -97,7 +97,10 @@ impl State {
         self.dry_since = if streams { None } else { self.dry_since.or(Some(now)) };
     }
 
-    fn take_answer(&mut self, answer: Answer) {
+    fn take_answer(&mut self, replaced: Option<Revision>, answer: Answer) {
+        if self.declaring.as_ref().is_none_or(|(declaration, _)| declaration.at != replaced) {
+            return; // It was asked for more than once, and is answered already.
+        }
         if answer == Answer::Unknown {
             return; // Stays in flight: it is asked again until somebody knows.
         }

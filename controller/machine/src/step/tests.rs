@@ -62,16 +62,17 @@ fn a_takeover_declares_exactly_what_was_sealed() {
     assert_eq!(declaration.at, Some(Revision(40)));
     assert_eq!(declaration.guard, Guard::AbsentOrStopped(id("pg-1")));
 
-    let won = Event::DeclareAnswered(Answer::Won { at: Revision(50) });
+    let won = answered(&declaring, Answer::Won { at: Revision(50) });
     let promoting = after(declaring.clone(), NOW, won);
     assert_eq!(names_of(&promoting), [id("pg-3")], "R6: in force before the promotion");
     assert_eq!(access_of(&promoting), Access::ReadOnly, "R5");
 
     // An answer that never came is asked for again, and nothing is received meanwhile (R1).
-    let unsure = after(declaring, NOW, Event::DeclareAnswered(Answer::Unknown));
+    let unknown = answered(&declaring, Answer::Unknown);
+    let unsure = after(declaring, NOW, unknown);
     let (unsure, asked) = led_to(&unsure, later(1), Event::Tick);
     assert_eq!(asked, Some(declaration));
-    let guarded = after(unsure.clone(), later(1), Event::DeclareAnswered(Answer::Guarded));
+    let guarded = after(unsure.clone(), later(1), answered(&unsure, Answer::Guarded));
     assert!(is_sealing(&unsure) && is_sealing(&guarded));
 }
 
@@ -125,10 +126,10 @@ fn a_change_of_sync_goes_through_both_names() {
     assert_eq!(declaration.next.role_of(&id("pg-2")), None, "it comes back as a newcomer");
     assert_eq!(names_of(&declaring), [id("pg-2"), id("pg-3")], "while nobody knows who won");
 
-    let raced = after(declaring.clone(), NOW, Event::DeclareAnswered(Answer::Raced));
+    let raced = after(declaring.clone(), NOW, answered(&declaring, Answer::Raced));
     assert_eq!(names_of(&raced), [id("pg-2"), id("pg-3")], "until the record was read again");
 
-    let won = Event::DeclareAnswered(Answer::Won { at: Revision(60) });
+    let won = answered(&declaring, Answer::Won { at: Revision(60) });
     let then = after(declaring, later(2), won);
     assert_eq!(names_of(&then), [id("pg-3")]);
     assert_eq!(access_of(&then), Access::ReadWrite, "sessions go on, their commits wait");
@@ -143,6 +144,24 @@ fn a_change_of_sync_goes_through_both_names() {
     let row = StandbyRow { id: id("pg-3"), flushed: Lsn(END + 8), waits: Waits::ForIt };
     let caught_up = PrimaryView { standbys: vec![row], ..alone(&["pg-3"], END + 8) };
     assert_eq!(open(&after(then, NOW, seen(caught_up))), Some(Generation(4)));
+}
+
+#[test]
+fn a_late_answer_says_nothing_about_a_newer_declaration() {
+    let mut joining = snapshot();
+    says(&mut joining, presence("pg-4", ServerState::Ready));
+    let first = after(in_office(snapshot()), NOW, Event::Snapshot(joining));
+    let late = answered(&first, Answer::Raced);
+    let mut won = after(first.clone(), NOW, answered(&first, Answer::Won { at: Revision(70) }));
+    let mut more = won.snapshot.take().unwrap();
+    says(&mut more, presence("pg-5", ServerState::Ready));
+    won.snapshot = Some(more);
+    let second = after(won, NOW, Event::Tick);
+    assert_eq!(second.declaring.as_ref().unwrap().0.at, Some(Revision(70)));
+
+    let then = after(second.clone(), NOW, late);
+
+    assert_eq!((then.declaring, then.raced_at), (second.declaring, None));
 }
 
 #[test]

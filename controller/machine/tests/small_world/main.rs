@@ -182,6 +182,7 @@ impl World {
                     }
                     Action::Want(goal) => machine.goal = Some(goal),
                     Action::Declare(declaration) => {
+                        let at = declaration.at;
                         let answer = self.store.declare(declaration, self.now);
                         if self.loud {
                             println!("{:>7} {id} declares: {answer:?}", self.now);
@@ -189,11 +190,8 @@ impl World {
                         }
                         // Now and then nobody hears the answer, and it is asked for again.
                         let heard = self.dice.roll(5) > 0;
-                        events.push(Event::DeclareAnswered(if heard {
-                            answer
-                        } else {
-                            Answer::Unknown
-                        }));
+                        let answer = if heard { answer } else { Answer::Unknown };
+                        events.push(Event::DeclareAnswered { at, answer });
                     }
                     Action::Finish => machine.state = None,
                 }

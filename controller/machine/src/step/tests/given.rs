@@ -191,6 +191,12 @@ pub(super) fn led_to(state: &State, now: Time, event: Event) -> (State, Option<D
     (next, declared)
 }
 
+/// The answer to the declaration that is in flight.
+pub(super) fn answered(state: &State, answer: Answer) -> Event {
+    let (declaration, _) = state.declaring.as_ref().expect("a declaration is in flight");
+    Event::DeclareAnswered { at: declaration.at, answer }
+}
+
 pub(super) fn names_of(state: &State) -> Vec<InstanceId> {
     match &state.goal {
         Some(Goal::Primary(goal)) => goal.names.clone(),
