@@ -147,10 +147,10 @@ async fn control(config: Config) -> Result<(), Failure> {
     let outcome = tokio::select! {
         () = driver::run(state, wiring) => Ok(()),
         ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
-        _ = server.task => Err(Failure::Runtime(format!(
-            "the server is not looked after any more: see the log; is {} still there?",
-            config.dir.display()
-        ))),
+        ended = server.task => Err(Failure::Runtime(match ended {
+            Ok(()) => format!("{} was destroyed", config.dir.display()),
+            Err(error) => format!("the server is not looked after any more: {error}"),
+        })),
     };
     tracing::info!("ended");
     outcome

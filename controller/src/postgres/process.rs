@@ -236,11 +236,13 @@ fn processes() -> io::Result<impl Iterator<Item = Pid>> {
 
 /// Reaps server processes that became ours when their postmaster went, and have ended since.
 fn reap_orphans() {
-    let (me, our_session) = (number(os::getpid()), os::getsid(None).map(number));
+    let me = os::getpid();
+    // Not by getsid, whose answer is no pid in a container that was entered from outside: 0.
+    let Some(Stat { session: ours, .. }) = Stat::read(me) else { return };
     for pid in processes().into_iter().flatten() {
         let Some(stat) = Stat::read(pid) else { continue };
-        let adopted = stat.name == "postgres" && our_session.is_ok_and(|ours| ours != stat.session);
-        if adopted && stat.parent == me && stat.state == 'Z' {
+        let adopted = stat.name == "postgres" && stat.session != ours;
+        if adopted && stat.parent == number(me) && stat.state == 'Z' {
             // An error: somebody else was quicker.
             let _ = os::waitpid(Some(pid), WaitOptions::NOHANG);
         }
@@ -252,6 +254,7 @@ struct Stat {
     name: String,
     state: char,
     parent: i32,
+    /// 0: it began outside of this PID namespace.
     session: i32,
 }
 

@@ -36,6 +36,27 @@ pub(crate) fn as_postgres(test: impl Future<Output = ()>) {
     runtime.shutdown_timeout(Duration::from_secs(10));
 }
 
+/// As root: runs a test as the user `postgres` in a PID namespace that was entered from outside, as
+/// a container's command is. Nobody else may make one; neither may a root without that right.
+#[expect(clippy::print_stdout, reason = "says why nothing was tested")]
+pub(crate) fn as_postgres_in_a_container(test: impl Future<Output = ()>) {
+    if !rustix::process::geteuid().is_root() {
+        return as_postgres(test);
+    }
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+        command
+    };
+    if !unshare().arg("true").status().unwrap().success() {
+        println!("not tested: no PID namespace can be made here");
+        return;
+    }
+    let test = again(&[]);
+    let status = unshare().arg(test.get_program()).args(test.get_args()).status().unwrap();
+    assert!(status.success(), "the test failed in a container: {status}");
+}
+
 /// This test again, in a process of its own.
 fn again(environment: &[(&str, &str)]) -> Command {
     // The test's name, unless it runs on the main thread of such a process.

@@ -14,7 +14,9 @@ use dugong_machine::{Access, Data, Goal, Receiver, Run, Stop, Waits, Work};
 use dugong_topology::Generation;
 use tokio::task::JoinSet;
 
-use instance::{Instance, as_postgres, cluster_of_two, id, server_processes};
+use instance::{
+    Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, id, server_processes,
+};
 
 #[test]
 fn a_cluster_is_made_copied_and_streams() {
@@ -47,6 +49,19 @@ fn a_cluster_is_made_copied_and_streams() {
         let application = primary.client_as(&primary.credentials.application.name).await;
         let refused = application.query("SELECT * FROM dugong.user_lookup('app')", &[]).await;
         assert!(refused.is_err(), "nobody else may look up verifiers");
+    });
+}
+
+#[test]
+fn a_killed_primary_in_a_container_leaves_nothing_behind() {
+    as_postgres_in_a_container(async {
+        let mut primary = Instance::new("pg-1").await;
+        primary.initialise().await;
+        primary.primary(&["pg-2"], Access::ReadOnly);
+        primary.until_primary("it runs", |_| true).await;
+        primary.kill(primary.postmaster());
+        primary.until("it is down", |server| server.run == Run::Down).await;
+        assert_eq!(server_processes(&primary.data()), [0; 0], "no process is left");
     });
 }
 
