@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{
-    Action, Answer, Declaration, Event, Goal, Presence, Snapshot, State, Time, step,
-};
+use dugong_machine::{Action, Answer, Declaration, Event, Goal, Presence, State, Time, step};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
@@ -120,7 +118,7 @@ async fn declare(store: Arc<dyn Store>, declaration: Declaration, results: mpsc:
 fn as_event(reading: &Reading) -> Option<Event> {
     match reading {
         Reading::Pending => None,
-        Reading::Whole(snapshot) => Some(Event::Snapshot(Snapshot::clone(snapshot))),
+        Reading::Whole(snapshot) => Some(Event::Snapshot(snapshot.clone())),
         Reading::Failed(error) => Some(Event::StoreFailed { why: error.to_string() }),
     }
 }
@@ -135,7 +133,7 @@ fn show(local: &mut Local, state: &State, now: Time) -> bool {
 /// One line in the log for whatever an operator would want to have read afterwards.
 fn tell_changes(before: &State, after: &State) {
     let role = |state: &State| {
-        let record = state.snapshot.as_ref().and_then(Snapshot::record);
+        let record = state.snapshot.as_ref().and_then(|snapshot| snapshot.record());
         record.map(|record| (record.generation, record.role_of(&state.me)))
     };
     if role(before) != role(after) {

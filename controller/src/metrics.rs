@@ -1,6 +1,6 @@
 //! Every metric of a controller, in one table, so that manual, code and scrape agree.
 
-use dugong_machine::{Answer, ServerState, Snapshot, State};
+use dugong_machine::{Answer, ServerState, State};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 /// What a metric is.
@@ -55,7 +55,9 @@ pub(crate) fn show(state: &State) {
     let revision = snapshot.map_or(0, |snapshot| snapshot.revision.0);
     metrics::gauge!("dugong_generation").set(state.generation().0 as f64);
     metrics::gauge!("dugong_revision").set(revision as f64);
-    let role = snapshot.and_then(Snapshot::record).and_then(|record| record.role_of(&state.me));
+    let role = snapshot
+        .and_then(|snapshot| snapshot.record())
+        .and_then(|record| record.role_of(&state.me));
     let role = role.map_or_else(|| "none".to_owned(), |role| role.to_string());
     for name in ["primary", "sync", "async", "deposed", "none"] {
         metrics::gauge!("dugong_role", "role" => name).set(f64::from(u8::from(role == name)));

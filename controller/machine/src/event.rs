@@ -1,5 +1,7 @@
 //! Everything that can happen to one instance, as far as the protocol is concerned.
 
+use std::sync::Arc;
+
 use dugong_topology::Revision;
 
 use crate::server::Server;
@@ -12,7 +14,7 @@ pub enum Event {
     /// Time passed; nothing else did.
     Tick,
     /// The store was read.
-    Snapshot(Snapshot),
+    Snapshot(Arc<Snapshot>),
     /// The store did not answer. No reason to change a role, one to say so.
     StoreFailed { why: String },
     /// The session was opened or renewed by a request that was begun at `begun`.

@@ -1,6 +1,7 @@
 //! All that one instance knows, and what it has said and asked for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
@@ -45,7 +46,7 @@ pub struct State {
     /// When this process began to look.
     pub begun: Time,
     /// The newest reading of the store; none before the first.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Arc<Snapshot>>,
     /// Why the store does not answer, while it does not.
     pub store_trouble: Option<String>,
     /// What was last seen of the server.
@@ -146,7 +147,7 @@ impl State {
     pub fn generation(&self) -> Generation {
         self.snapshot
             .as_ref()
-            .and_then(Snapshot::record)
+            .and_then(|snapshot| snapshot.record())
             .map_or_else(Generation::default, |record| record.generation)
     }
 }

@@ -29,7 +29,6 @@ use crate::event::Event;
 use crate::presence::{Presence, ServerState};
 use crate::record::Record;
 use crate::server::{Access, Data, Goal, Receiver, Run, Stop, Work};
-use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::time::Time;
 
@@ -229,7 +228,7 @@ impl State {
     /// is seen to let sessions write.
     fn open_generation(&self) -> Option<Generation> {
         let Run::Primary(view) = &self.server.run else { return None };
-        let in_office = self.snapshot.as_ref().and_then(Snapshot::record)?.primary == self.me;
+        let in_office = self.snapshot.as_ref()?.record()?.primary == self.me;
         let writable = in_office && view.access == Access::ReadWrite;
         self.office.as_ref()?.open.filter(|_| writable)
     }

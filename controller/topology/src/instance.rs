@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// an `application_name`, a DNS label and, with `-` as `_`, a part of a replication slot's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct InstanceId(String);
+pub struct InstanceId(Arc<str>); // Cloned at every step, so cheap to clone.
 
 impl InstanceId {
     /// The id as text.
@@ -40,7 +41,7 @@ impl FromStr for InstanceId {
         let begins_with_letter = text.starts_with(|c: char| c.is_ascii_lowercase());
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if begins_with_letter && text.len() <= 48 && text.chars().all(allowed) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(InstanceIdError { text: text.to_owned() })
         }
@@ -57,7 +58,7 @@ impl TryFrom<String> for InstanceId {
 
 impl From<InstanceId> for String {
     fn from(id: InstanceId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Taking in events, and keeping the times since when things are so.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use dugong_topology::{Lsn, Revision, Role};
 
@@ -30,7 +31,7 @@ impl State {
         }
     }
 
-    fn take_snapshot(&mut self, now: Time, snapshot: Snapshot) {
+    fn take_snapshot(&mut self, now: Time, snapshot: Arc<Snapshot>) {
         self.store_trouble = None;
         if self.snapshot.as_ref().is_some_and(|known| snapshot.revision < known.revision) {
             return; // Older than what a declaration of our own has told us.
@@ -114,7 +115,7 @@ impl State {
                 }
             }
             Answer::Won { at } => {
-                let snapshot = self.snapshot.get_or_insert_with(Snapshot::default);
+                let snapshot = Arc::make_mut(self.snapshot.get_or_insert_default());
                 if at < snapshot.revision {
                     return; // A snapshot with this record, or a later one, is here already.
                 }

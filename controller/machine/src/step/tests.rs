@@ -3,6 +3,8 @@
 
 mod given;
 
+use std::sync::Arc;
+
 use dugong_topology::{Freeze, Generation, Lsn, Revision};
 
 use crate::*;
@@ -35,7 +37,7 @@ fn the_sync_seals_its_wal_only_where_r3_holds() {
         let mut snapshot = snapshot();
         changes.iter().for_each(|change| change(&mut snapshot));
 
-        let (then, declared) = led_to(&given, now, Event::Snapshot(snapshot));
+        let (then, declared) = led_to(&given, now, Event::Snapshot(snapshot.into()));
 
         assert_eq!(is_sealing(&then), seals, "{what}: {:?}", then.said);
         assert_eq!(declared, None, "{what}: nothing is declared before the WAL is sealed");
@@ -46,7 +48,7 @@ fn the_sync_seals_its_wal_only_where_r3_holds() {
 fn a_takeover_declares_exactly_what_was_sealed() {
     let mut snapshot = snapshot();
     says(&mut snapshot, presence("pg-1", ServerState::Stopped));
-    let sealing = after(sync(snapshot.clone()), NOW, Event::Snapshot(snapshot));
+    let sealing = after(sync(snapshot.clone()), NOW, Event::Snapshot(snapshot.into()));
     let mut view = standby(Receiver::Sealed);
     view.replayed = Lsn(END + 0x10);
 
@@ -113,7 +115,7 @@ fn a_change_of_sync_goes_through_both_names() {
         |names: &[&str], end| PrimaryView { standbys: vec![], end: Lsn(end), ..primary(names) };
     let seen = |view| Event::Observed(server("pg-1", Run::Primary(view)));
 
-    let mut given = after(in_office(snapshot()), NOW, Event::Snapshot(lost));
+    let mut given = after(in_office(snapshot()), NOW, Event::Snapshot(lost.into()));
     given.leases.session_until = later(9);
     let (both, declared) = led_to(&given, NOW, seen(alone(&["pg-2"], END)));
     assert_eq!(names_of(&both), [id("pg-2"), id("pg-3")]);
@@ -137,9 +139,9 @@ fn a_change_of_sync_goes_through_both_names() {
     assert_eq!(open(&then), Some(Generation(3)), "not open in generation 4 yet");
     let mut back = snapshot();
     says(&mut back, presence("pg-2", ServerState::Ready));
-    back.declared = then.snapshot.clone().unwrap().declared;
+    back.declared = then.snapshot.clone().unwrap().declared.clone();
     back.revision = Revision(61);
-    let patient = after(then.clone(), later(3), Event::Snapshot(back));
+    let patient = after(then.clone(), later(3), Event::Snapshot(back.into()));
     assert_eq!(names_of(&patient), [id("pg-3")], "a new sync gets its own time to come");
     let row = StandbyRow { id: id("pg-3"), flushed: Lsn(END + 8), waits: Waits::ForIt };
     let caught_up = PrimaryView { standbys: vec![row], ..alone(&["pg-3"], END + 8) };
@@ -150,11 +152,11 @@ fn a_change_of_sync_goes_through_both_names() {
 fn a_late_answer_says_nothing_about_a_newer_declaration() {
     let mut joining = snapshot();
     says(&mut joining, presence("pg-4", ServerState::Ready));
-    let first = after(in_office(snapshot()), NOW, Event::Snapshot(joining));
+    let first = after(in_office(snapshot()), NOW, Event::Snapshot(joining.into()));
     let late = answered(&first, Answer::Raced);
     let mut won = after(first.clone(), NOW, answered(&first, Answer::Won { at: Revision(70) }));
     let mut more = won.snapshot.take().unwrap();
-    says(&mut more, presence("pg-5", ServerState::Ready));
+    says(Arc::make_mut(&mut more), presence("pg-5", ServerState::Ready));
     won.snapshot = Some(more);
     let second = after(won, NOW, Event::Tick);
     assert_eq!(second.declaring.as_ref().unwrap().0.at, Some(Revision(70)));
@@ -218,7 +220,7 @@ fn newcomers_and_repaired_instances_are_appended_by_the_primary() {
         (ServerState::Ready, true),
     ] {
         says(&mut joined, presence("pg-4", server));
-        let (_, declared) = led_to(&given, NOW, Event::Snapshot(joined.clone()));
+        let (_, declared) = led_to(&given, NOW, Event::Snapshot(joined.clone().into()));
         assert_eq!(declared.is_some(), appended, "{server:?}");
         if let Some(declaration) = declared {
             assert_eq!(declaration.next, record.with_async(&id("pg-4")));
@@ -228,14 +230,14 @@ fn newcomers_and_repaired_instances_are_appended_by_the_primary() {
     }
     let frozen = record.with_freeze(freeze());
     redeclare(&mut joined, frozen);
-    assert_eq!(led_to(&given, NOW, Event::Snapshot(joined)).1, None, "frozen");
+    assert_eq!(led_to(&given, NOW, Event::Snapshot(joined.into())).1, None, "frozen");
 }
 
 #[test]
 fn an_async_is_forgotten_only_after_long() {
     let mut away = snapshot();
     lapse(&mut away, "pg-3");
-    let mut given = after(in_office(snapshot()), NOW, Event::Snapshot(away));
+    let mut given = after(in_office(snapshot()), NOW, Event::Snapshot(away.into()));
     given.leases.session_until = later(9_000);
     assert_eq!(led_to(&given, later(3_599), Event::Tick).1, None);
     let (_, declared) = led_to(&given, later(3_600), Event::Tick);
@@ -278,13 +280,13 @@ fn a_primary_whose_server_died_first_leaves_its_office_to_the_sync() {
     let mut known = snapshot();
     says(&mut known, presence("pg-1", ServerState::Starting));
     back.leases.session_until = later(9);
-    let started = after(back, later(5), Event::Snapshot(known));
+    let started = after(back, later(5), Event::Snapshot(known.into()));
     assert_eq!(access_of(&started), Access::ReadOnly);
 
     // Nobody can take over: no reason to wait.
     let mut alone = snapshot();
     lapse(&mut alone, "pg-3");
-    let dead = after(dead, NOW, Event::Snapshot(alone));
+    let dead = after(dead, NOW, Event::Snapshot(alone.into()));
     assert_eq!(said(&dead), ServerState::Starting);
 }
 
@@ -297,7 +299,7 @@ fn a_deposed_primary_is_fenced_then_copied_then_follows() {
     says(&mut deposed, Presence { seen: Generation(4), ..presence("pg-2", ServerState::Primary) });
     says(&mut deposed, presence("pg-3", ServerState::Ready));
 
-    let fenced = after(in_office(snapshot()), NOW, Event::Snapshot(deposed));
+    let fenced = after(in_office(snapshot()), NOW, Event::Snapshot(deposed.into()));
     assert_eq!(fenced.goal, Some(Goal::Down(Stop::Immediate)), "R7, R9");
 
     let copying = after(fenced, NOW, seen(Run::Down));
@@ -345,7 +347,7 @@ fn each_follows_the_nearest_running_instance_to_its_left() {
     assert_eq!(upstream(&given), id("pg-2"));
     let mut broken = snapshot();
     lapse(&mut broken, "pg-2");
-    assert_eq!(upstream(&after(given, NOW, Event::Snapshot(broken))), id("pg-1"));
+    assert_eq!(upstream(&after(given, NOW, Event::Snapshot(broken.into()))), id("pg-1"));
     let newcomer = after(instance("pg-4", snapshot()), NOW, seen("pg-4"));
     assert_eq!(upstream(&newcomer), id("pg-3"), "where it will be appended");
 }
@@ -428,7 +430,7 @@ fn a_word_that_the_store_does_not_show_is_said_again() {
     assert!(!announces(&given, NOW), "it was said just now");
     assert!(announces(&given, later(1)), "the store still shows an older word");
     let mut shown = given.snapshot.clone().unwrap();
-    says(&mut shown, given.said.clone().unwrap().0);
+    says(Arc::make_mut(&mut shown), given.said.clone().unwrap().0);
     let given = after(given, NOW, Event::Snapshot(shown));
     assert!(!announces(&given, later(1)));
 }

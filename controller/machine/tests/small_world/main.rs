@@ -146,7 +146,7 @@ impl World {
             return;
         }
         if self.dice.roll(3) > 0 {
-            events.push(Event::Snapshot(self.store.snapshot.clone()));
+            events.push(Event::Snapshot(self.store.snapshot.clone().into()));
         }
         let others: Vec<_> = self.machines.values().map(|m| m.disk.clone()).collect();
         let machine = self.machines.get_mut(id).unwrap();

@@ -155,7 +155,7 @@ pub(super) fn instance(name: &str, snapshot: Snapshot) -> State {
         Time(0),
     );
     state.leases.session_until = later(1);
-    state.snapshot = Some(snapshot);
+    state.snapshot = Some(snapshot.into());
     state
 }
 
