@@ -63,6 +63,8 @@ pub struct State {
     pub raced_at: Option<Revision>,
     /// As a primary out of recovery: since when, and how far its sync has come.
     pub office: Option<Office>,
+    /// How many servers were seen to end here: see [`PrimaryGoal::life`](crate::PrimaryGoal).
+    pub lives: u32,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
     /// As a standby: when WAL last came through the link.
@@ -71,6 +73,8 @@ pub struct State {
     pub dry_since: Option<Time>,
     /// The making of the data that was found to have forked from the primary's.
     pub forked_making: Option<u32>,
+    /// The making of the data from which no WAL was streamed for too long.
+    pub stuck_making: Option<u32>,
     /// The end of WAL here, as last seen.
     pub position: Option<Position>,
     /// Members of the record that are away, and since when.
@@ -132,10 +136,12 @@ impl State {
             declaring: None,
             raced_at: None,
             office: None,
+            lives: 0,
             vacancy: None,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,
+            stuck_making: None,
             position: None,
             away_since: BTreeMap::new(),
             leaving: false,

@@ -123,6 +123,7 @@ mod tests {
             names: Vec::new(),
             access: Access::ReadOnly,
             downstreams: BTreeSet::new(),
+            life: 0,
         })
     }
 

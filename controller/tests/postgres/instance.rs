@@ -85,6 +85,8 @@ pub(crate) fn id(text: &str) -> InstanceId {
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     pub(crate) generation: Generation,
+    /// A primary that died is started again only in a later one.
+    pub(crate) life: u32,
     pub(crate) downstreams: BTreeSet<InstanceId>,
     pub(crate) credentials: Credentials,
     /// The newest observation.
@@ -138,6 +140,7 @@ impl Instance {
         Self {
             id: settings.instance.clone(),
             generation: Generation(1),
+            life: 0,
             downstreams: BTreeSet::new(),
             credentials: settings.credentials.clone(),
             server: Server::unknown(),
@@ -179,6 +182,7 @@ impl Instance {
             names: names.iter().map(|name| id(name)).collect(),
             access,
             downstreams: self.downstreams.clone(),
+            life: self.life,
         }));
     }
 
@@ -316,6 +320,21 @@ impl Instance {
             .unwrap();
         tokio::spawn(connection);
         client
+    }
+
+    /// An application logs in from the network, and leaves.
+    pub(crate) async fn log_in(&self) -> Result<(), tokio_postgres::Error> {
+        let application = &self.credentials.application;
+        let listen = &self.settings.listen;
+        tokio_postgres::Config::new()
+            .host(&listen.host)
+            .port(listen.port)
+            .user(&application.name)
+            .password(application.password.expose())
+            .dbname("postgres")
+            .connect(NoTls)
+            .await
+            .map(|_| ())
     }
 
     /// The process id of the running postmaster.

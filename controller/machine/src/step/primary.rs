@@ -109,6 +109,7 @@ impl State {
             names,
             access,
             downstreams: downstreams_of(snapshot, record, &self.me),
+            life: self.lives,
         })
     }
 

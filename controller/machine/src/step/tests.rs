@@ -315,6 +315,54 @@ fn a_deposed_primary_is_fenced_then_copied_then_follows() {
 }
 
 #[test]
+fn a_copy_of_what_cannot_stream_goes_on_while_the_server_is_down_for_it() {
+    let dry = || Event::Observed(server("pg-3", Run::Standby(standby(Receiver::Stopped))));
+    let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { making: 2, .. }));
+    let given = after(instance("pg-3", snapshot()), NOW, dry());
+    assert!(!copies(&after(given.clone(), later(29), dry())));
+    let stuck = after(given, later(30), dry());
+    assert!(copies(&stuck));
+    let down = after(stuck, later(31), Event::Observed(server("pg-3", Run::Down)));
+    assert!(copies(&down), "it is down for the copy, so that it cannot stream");
+
+    let made = Identity { making: 2, made_in: Generation(3), ..identity("pg-3") };
+    let run = Run::Standby(standby(Receiver::Stopped));
+    let fresh = Server { data: Data::Own(made), run, trouble: None };
+    let given = after(down, later(32), Event::Observed(fresh));
+    assert!(matches!(given.goal, Some(Goal::Standby(_))), "the copy gets its own time to stream");
+}
+
+#[test]
+fn the_syncs_data_is_kept_while_no_primary_is_in_office() {
+    let dry = |name: &str| Event::Observed(server(name, Run::Standby(standby(Receiver::Stopped))));
+    let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { .. }));
+    let stuck = after(sync(snapshot()), NOW, dry("pg-2"));
+    let stuck = after(stuck, later(30), dry("pg-2"));
+    assert!(copies(&stuck), "as far as it knows, the primary is in office");
+    let mut gone = snapshot();
+    says(&mut gone, presence("pg-1", ServerState::Starting));
+    let then = after(stuck, later(31), Event::Snapshot(gone.into()));
+    assert!(!copies(&then), "what it has may be all that there is");
+}
+
+#[test]
+fn a_server_that_ended_is_started_again_in_another_life() {
+    let life = |state: &State| match &state.goal {
+        Some(Goal::Primary(goal)) => goal.life,
+        other => panic!("no primary's goal: {other:?}"),
+    };
+    let mut alone = snapshot();
+    lapse(&mut alone, "pg-2");
+    says(&mut alone, presence("pg-1", ServerState::Starting));
+    let given = in_office(alone);
+    let before = life(&given);
+    let starting = Event::Observed(server("pg-1", Run::Busy(Work::Starting)));
+    let dead = after(given, NOW, starting);
+    let dead = after(dead, NOW, Event::Observed(server("pg-1", Run::Down)));
+    assert_eq!(life(&dead), before + 1, "else nobody could tell this goal from the one before");
+}
+
+#[test]
 fn forked_wal_is_replaced_by_a_copy() {
     #[rustfmt::skip]
     let cases = [
