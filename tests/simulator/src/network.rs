@@ -100,6 +100,10 @@ impl Network {
         self.slow = Some((until, factor));
     }
 
+    pub(crate) fn is_cut(&self, now: Moment) -> bool {
+        self.cuts.iter().any(|cut| cut.until > now)
+    }
+
     /// When a message that is sent now arrives; none: never.
     pub(crate) fn arrival(
         &mut self,

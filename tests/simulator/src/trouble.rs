@@ -12,13 +12,12 @@ use crate::happening::Happening;
 use crate::moment::Moment;
 use crate::network::{Cut, Fate, Places};
 use crate::postgres::Disk;
-use crate::world::World;
+use crate::world::{Instance, World};
 
 impl World {
     pub(crate) fn strike(&mut self, number: usize) {
         let (_, fault) = self.scenario.faults[number];
-        // Two lost disks may be all that had a write: that is an operator's case (R13).
-        let fault = match (fault, self.is_whole()) {
+        let fault = match (fault, self.is_whole() && self.is_calm()) {
             (Fault::DestroyData(node), false) => Fault::KillServer(node),
             (fault, _) => fault,
         };
@@ -107,6 +106,18 @@ impl World {
         // A watch that was cut is taken up again.
         self.after_ms(100, Happening::Push);
         Ok(())
+    }
+
+    /// Nothing else is wrong. A disk is destroyed only then: where the only others that have a write
+    /// are out of reach, it is an operator's case (R13).
+    fn is_calm(&mut self) -> bool {
+        let now = self.now;
+        let asleep = |instance: &Instance| {
+            instance.controller_paused.max(instance.server_paused).max(instance.off_until) > now
+        };
+        self.store.down_until <= now
+            && !self.network.is_cut(now)
+            && !self.instances.iter().any(asleep)
     }
 
     fn awake(&mut self, node: usize) -> Result<(), Violation> {
