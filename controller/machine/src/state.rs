@@ -67,6 +67,10 @@ pub struct State {
     pub lives: u32,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
+    /// As a primary: since when a server is wanted and none answers as one.
+    pub silent_since: Option<Time>,
+    /// The silence was too long: whatever runs is brought down, and the office left to the sync.
+    pub given_up: bool,
     /// As a standby: when WAL last came through the link.
     pub link_quiet_since: Time,
     /// As a standby: since when it does not stream.
@@ -138,6 +142,8 @@ impl State {
             office: None,
             lives: 0,
             vacancy: None,
+            silent_since: None,
+            given_up: false,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,

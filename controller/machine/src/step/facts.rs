@@ -70,7 +70,10 @@ impl State {
                 self.office = None;
                 self.take_link(now, view);
             }
-            Run::Down => self.office = None,
+            Run::Down => {
+                self.office = None;
+                self.given_up = false;
+            }
             Run::Unknown | Run::Busy(_) => (),
         }
         if !matches!(server.run, Run::Standby(_)) {
@@ -139,6 +142,20 @@ impl State {
         let Some(record) = snapshot.record() else { return };
         if record.role_of(&self.me) != Some(Role::Primary) {
             self.vacancy = None;
+        }
+        let silent = matches!(self.goal, Some(Goal::Primary(_)))
+            && !matches!(self.server.run, Run::Primary(_))
+            && record.primary == self.me;
+        self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
+        let given_up = self
+            .silent_since
+            .is_some_and(|since| now.is_past(since, 2 * self.settings.restart_after))
+            && self.heir(snapshot, record).is_some();
+        if given_up {
+            // R11: a server that hangs, or cannot be started, is as good as dead.
+            self.given_up = self.server.run != Run::Down;
+            let deaths = self.vacancy.map_or(0, |vacancy| vacancy.deaths) + 1;
+            self.vacancy = Some(Vacancy { since: now, deaths });
         }
         match (&self.server.run, &mut self.office) {
             (Run::Primary(view), Some(office)) if record.primary == self.me => {

@@ -36,6 +36,10 @@ impl State {
             Run::Busy(_) | Run::Standby(_) => None,
             Run::Primary(view) => self.office.as_ref().map(|office| (view, office)),
         };
+        if self.given_up {
+            return Decision::want(Goal::Down(Stop::Immediate))
+                .noting("the server does not answer; it is stopped, so that the sync takes over");
+        }
         if !self.leases.alive_at(now) {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting("fenced: neither the store nor the sync confirms the office");
@@ -83,7 +87,7 @@ impl State {
     }
 
     /// The sync, if it could take over as far as can be seen (R3).
-    fn heir(&self, snapshot: &Snapshot, record: &Record) -> Option<InstanceId> {
+    pub(super) fn heir(&self, snapshot: &Snapshot, record: &Record) -> Option<InstanceId> {
         let sync = record.sync.clone()?;
         let server = snapshot.present(&sync)?.server;
         let runs = matches!(server, ServerState::Standby | ServerState::Ready);

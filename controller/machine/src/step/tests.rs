@@ -291,6 +291,39 @@ fn a_primary_whose_server_died_first_leaves_its_office_to_the_sync() {
 }
 
 #[test]
+fn a_primary_whose_server_hangs_or_cannot_be_started_hands_over() {
+    let said = |state: &State| state.said.as_ref().unwrap().0.server;
+    let seen = |run| Event::Observed(server("pg-1", run));
+    let hung = |state, now| after(state, now, seen(Run::Busy(Work::Starting)));
+    let held = |snapshot| {
+        let mut state = in_office(snapshot);
+        state.leases.session_until = later(90);
+        state
+    };
+    let patient = hung(hung(held(snapshot()), NOW), later(9));
+    assert!(matches!(patient.goal, Some(Goal::Primary(_))));
+    let given_up = hung(patient, later(10));
+    assert_eq!(given_up.goal, Some(Goal::Down(Stop::Immediate)));
+    let down = after(given_up, later(11), seen(Run::Down));
+    assert_eq!(said(&down), ServerState::Stopped, "the sync may take over");
+    assert_eq!(down.goal, Some(Goal::Down(Stop::Immediate)));
+
+    let mut known = snapshot();
+    says(&mut known, presence("pg-1", ServerState::Starting));
+    let mut never = instance("pg-1", known);
+    never.leases.session_until = later(90);
+    let never = after(after(never, NOW, seen(Run::Down)), later(9), Event::Tick);
+    assert_eq!((access_of(&never), said(&never)), (Access::ReadOnly, ServerState::Starting));
+    let never = after(never, later(19), Event::Tick);
+    assert_eq!(said(&never), ServerState::Stopped, "it does not start, and somebody else could");
+
+    let mut alone = snapshot();
+    lapse(&mut alone, "pg-3");
+    let alone = hung(hung(held(alone), NOW), later(60));
+    assert!(matches!(alone.goal, Some(Goal::Primary(_))), "nobody could take over");
+}
+
+#[test]
 fn a_deposed_primary_is_fenced_then_copied_then_follows() {
     let mut deposed = snapshot();
     let taken = record().taken_over_by(&id("pg-2"), &id("pg-3"), at(2, END));
