@@ -9,6 +9,7 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
+use crate::request::{Outcome, RequestNumber};
 use crate::server::{Goal, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
@@ -65,6 +66,12 @@ pub struct State {
     pub office: Option<Office>,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
+    /// As a primary: the switchover that is asked for, and how far it has come.
+    pub switchover: Option<Ongoing>,
+    /// The newest request that was there before this process: none up to it is begun here.
+    pub inherited: RequestNumber,
+    /// The request that was last answered, and when.
+    pub answered: Option<(RequestNumber, Time)>,
     /// As a standby: when WAL last came through the link.
     pub link_quiet_since: Time,
     /// As a standby: since when it does not stream.
@@ -106,6 +113,29 @@ pub struct Vacancy {
     pub deaths: u32,
 }
 
+/// A switchover, as the primary that hands over has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ongoing {
+    pub request: RequestNumber,
+    /// When this process learned of it.
+    pub since: Time,
+    pub stage: Stage,
+}
+
+/// How far a switchover has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Waiting until it can be begun; a change of sync, if one is needed, is on its way.
+    Preparing,
+    /// No new transactions; open ones finish.
+    Draining { since: Time },
+    /// The server stops, or has stopped and the sync is told so. Whatever ends this other than a
+    /// takeover first takes that word back.
+    Stopping,
+    /// It ends so, and the primary stays; to be answered once it is back in office.
+    Ended(Outcome),
+}
+
 impl State {
     /// An instance that knows nothing yet.
     pub fn new(
@@ -133,6 +163,9 @@ impl State {
             raced_at: None,
             office: None,
             vacancy: None,
+            switchover: None,
+            inherited: RequestNumber::default(),
+            answered: None,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,

@@ -181,6 +181,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            hands_over: None,
             note: None,
         }
     }
@@ -204,7 +205,7 @@ mod tests {
             .map(|(presence, session)| (presence.id.clone(), Instance { presence, session }))
             .collect();
         let declared = Some(Declared { record, revision: Revision(9), since_unix_ms: 1_500 });
-        Snapshot { revision: Revision(12), declared, instances }
+        Snapshot { revision: Revision(12), declared, instances, ..Snapshot::default() }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! several steps.
 
 mod given;
+mod switchover;
 
 use std::sync::Arc;
 
@@ -361,7 +362,8 @@ fn only_the_first_of_enough_empty_instances_makes_a_cluster() {
         }
         snapshot
     };
-    let seen = |data| Event::Observed(Server { data, run: Run::Down, trouble: None });
+    let seen =
+        |data| Event::Observed(Server { data, run: Run::Down, shut_down_at: None, trouble: None });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", 3, true),
@@ -403,7 +405,12 @@ fn a_record_that_does_not_fit_the_data_is_refused() {
 #[test]
 fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
     let foreign = Data::Foreign { why: "it is somebody else's".to_owned() };
-    let seen = Event::Observed(Server { data: foreign, run: Run::Down, trouble: None });
+    let seen = Event::Observed(Server {
+        data: foreign,
+        run: Run::Down,
+        shut_down_at: None,
+        trouble: None,
+    });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", ServerState::Stopped),  // the primary: its sync may take over at once

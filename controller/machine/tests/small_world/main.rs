@@ -1,5 +1,5 @@
 //! A small world: three machines of the protocol over a toy store and toy servers, with random
-//! losses. It checks the promise itself: no acknowledged write is lost, and writes go on.
+//! losses, and operators who want another primary. It checks the promise itself: no acknowledged write is lost, and writes go on.
 //!
 //! One seed decides everything. `SEED=7 cargo test -p dugong-machine --test small_world` replays one
 //! run and prints its story; `RUNS=1000` makes more of them.
@@ -13,7 +13,9 @@ mod store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use dugong_machine::{Action, Answer, Event, Goal, Settings, State, Time, step};
+use dugong_machine::{
+    Action, Answer, Ask, Event, Goal, Outcome, Settings, State, Switchover, Time, step,
+};
 use dugong_topology::{Address, InstanceId};
 
 use server::{Disk, Write};
@@ -180,6 +182,12 @@ impl World {
                         self.store.announce(presence, self.now);
                         machine.renewed_at = self.now;
                     }
+                    Action::Answer { request, outcome } => {
+                        // Now and then it does not reach the store, and is said again.
+                        if self.dice.roll(3) > 0 {
+                            self.store.answer(request, outcome);
+                        }
+                    }
                     Action::Want(goal) => machine.goal = Some(goal),
                     Action::Declare(declaration) => {
                         let at = declaration.at;
@@ -245,6 +253,17 @@ impl World {
         }
     }
 
+    /// An operator wants another primary: the sync, or whoever.
+    fn ask(&mut self) {
+        let from = self.store.snapshot.record().unwrap().primary.clone();
+        let choice = usize::try_from(self.dice.roll(6)).unwrap();
+        let to = self.machines.keys().nth(choice).cloned();
+        let drain = Duration::from_millis(self.dice.roll(3_000));
+        let deadline = Duration::from_millis(500 + self.dice.roll(10_000));
+        self.tell(|| format!("asked: from {from} to {to:?} within {deadline:?}"));
+        self.store.ask(Ask::Switchover(Switchover { from, to, drain, deadline }));
+    }
+
     fn is_whole(&self) -> bool {
         let Some(record) = self.store.snapshot.record() else { return false };
         let open = self.store.snapshot.present(&record.primary).and_then(|p| p.open);
@@ -260,6 +279,10 @@ impl World {
         let mut next_fault = 15_000;
         while self.now < WHOLE_BY {
             self.turn();
+            let free = self.store.snapshot.requests.is_empty() && self.now < FAULTS_UNTIL;
+            if free && self.is_whole() && self.dice.roll(300) == 0 {
+                self.ask();
+            }
             let due = self.now >= next_fault && self.now < FAULTS_UNTIL;
             if due && (self.is_whole() || self.dice.roll(1_500) == 0) {
                 self.fault();
@@ -269,6 +292,12 @@ impl World {
         assert!(self.is_whole(), "not whole at the end: {:#?}", self.store.snapshot);
         let primary = &self.store.snapshot.record().unwrap().primary;
         self.nothing_is_lost(&self.machines[primary].disk);
+        let snapshot = &self.store.snapshot;
+        assert_eq!(snapshot.requests.len(), 0, "each request is answered");
+        assert_eq!(snapshot.outcomes.len() as u64, self.store.asked, "exactly once");
+        let done = snapshot.outcomes.values().filter(|outcome| **outcome == Outcome::Done).count();
+        println!("{done} of {} switchovers done", self.store.asked);
+        assert!(done > 0, "no switchover was done: {:#?}", snapshot.outcomes);
         let enough = self.acknowledged.len() > 200;
         assert!(enough, "only {} of {} acknowledged", self.acknowledged.len(), self.writes);
     }

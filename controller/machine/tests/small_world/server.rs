@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use dugong_machine::{
     Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, StandbyRow,
-    StandbyView, SystemIdentifier, Waits, Work,
+    StandbyView, Stop, SystemIdentifier, Waits, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, Lsn, Position, TimelineId};
 
@@ -14,6 +14,9 @@ pub(crate) type Write = (u32, u64);
 
 /// Bytes that a write takes in the WAL.
 const BYTES: u64 = 8;
+
+/// Numbers from here on are shutdown checkpoints.
+const SHUTDOWN: u64 = 1 << 40;
 
 #[derive(Clone, PartialEq)]
 enum Mode {
@@ -39,6 +42,8 @@ pub(crate) struct Disk {
     mode: Mode,
     upstream: Option<InstanceId>,
     opened: bool,
+    /// Where the shutdown checkpoint begins, after a stop in order.
+    shut_down_at: Option<Position>,
 }
 
 impl Disk {
@@ -51,6 +56,7 @@ impl Disk {
             mode: Mode::Down,
             upstream: None,
             opened: false,
+            shut_down_at: None,
         }
     }
 
@@ -60,6 +66,7 @@ impl Disk {
 
     pub(crate) fn die(&mut self) {
         self.mode = Mode::Down;
+        self.shut_down_at = None;
     }
 
     pub(crate) fn destroy(&mut self) {
@@ -100,7 +107,7 @@ impl Disk {
             return;
         }
         match goal {
-            Goal::Down(_) => self.mode = Mode::Down,
+            Goal::Down(stop) => self.stop(*stop, now, slow),
             Goal::Initialised => {
                 let (me, at) = (self.id.clone(), Position::new(TimelineId(1), Lsn(0)));
                 self.identity.get_or_insert_with(|| identity(me, 0, 1, 0, at));
@@ -129,8 +136,23 @@ impl Disk {
         }
     }
 
+    /// A primary that stops in order writes a last record, and sends it for a while.
+    fn stop(&mut self, stop: Stop, now: u64, slow: u64) {
+        match (&self.mode, stop) {
+            (Mode::Primary { .. }, Stop::Fast) => {
+                self.shut_down_at = Some(Position::new(self.history.timeline, self.end()));
+                self.append(SHUTDOWN + now);
+                self.mode = Mode::Busy(Work::Stopping, now + slow);
+            }
+            (Mode::Busy(Work::Stopping, until), Stop::Fast) if now < *until => (),
+            (Mode::Down | Mode::Busy(Work::Stopping, _), Stop::Fast) => self.mode = Mode::Down,
+            (_, _) => self.die(),
+        }
+    }
+
     fn serve(&mut self, generation: Generation) {
         self.identity.as_mut().unwrap().generation = generation;
+        self.shut_down_at = None;
     }
 
     fn copy(&mut self, source: &Self, generation: Generation, making: u32, now: u64, slow: u64) {
@@ -180,7 +202,11 @@ impl Disk {
     }
 
     fn is_up(&self) -> bool {
-        matches!(self.mode, Mode::Standby | Mode::Sealed | Mode::Primary { .. })
+        match self.mode {
+            Mode::Standby | Mode::Sealed | Mode::Primary { .. } => true,
+            Mode::Busy(work, _) => work == Work::Stopping,
+            Mode::Down => false,
+        }
     }
 
     fn streams_from<'a>(&self, all: impl IntoIterator<Item = &'a Self>) -> Option<&'a Self> {
@@ -248,10 +274,13 @@ impl Disk {
                 end: self.end(),
                 names: names.clone(),
                 access: *access,
+                in_transaction: (*access == Access::ReadOnly)
+                    .then_some(u32::from(now % 1_000 < 700)),
                 standbys: self.rows(names, all),
             }),
         };
-        Server { data, run, trouble: None }
+        let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
+        Server { data, run, shut_down_at, trouble: None }
     }
 
     fn rows(&self, names: &[InstanceId], all: &[Self]) -> Vec<StandbyRow> {

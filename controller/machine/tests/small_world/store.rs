@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dugong_machine::{
-    Answer, Declaration, Declared, Guard, Instance, Presence, ServerState, Session, Snapshot,
+    Answer, Ask, Declaration, Declared, Guard, Instance, Outcome, Presence, Request, RequestNumber,
+    ServerState, Session, Snapshot,
 };
 use dugong_topology::{InstanceId, Revision};
 
@@ -14,6 +15,7 @@ const TTL: u64 = 3_000;
 pub(crate) struct ToyStore {
     pub(crate) snapshot: Snapshot,
     expiries: BTreeMap<InstanceId, u64>,
+    pub(crate) asked: u64,
 }
 
 impl ToyStore {
@@ -49,6 +51,22 @@ impl ToyStore {
         }
     }
 
+    pub(crate) fn ask(&mut self, what: Ask) {
+        self.asked += 1;
+        let number = RequestNumber(self.asked);
+        let request = Request { number, by: "ann".to_owned(), asked_unix_ms: 0, what };
+        self.snapshot.requests.insert(number, request);
+        self.bump();
+    }
+
+    /// The first outcome stays.
+    pub(crate) fn answer(&mut self, request: RequestNumber, outcome: Outcome) {
+        if self.snapshot.requests.remove(&request).is_some() {
+            self.snapshot.outcomes.insert(request, outcome);
+            self.bump();
+        }
+    }
+
     pub(crate) fn declare(&mut self, declaration: Declaration, now: u64) -> Answer {
         let at = self.snapshot.declared.as_ref().map(|declared| declared.revision);
         if at != declaration.at {
@@ -59,6 +77,15 @@ impl ToyStore {
             && presence.server != ServerState::Stopped
         {
             return Answer::Guarded;
+        }
+        if let Guard::HandedOver { by, request } = &declaration.guard {
+            let word = self.snapshot.present(by).and_then(|presence| presence.hands_over);
+            if word.is_none_or(|word| word.request != *request) {
+                return Answer::Guarded;
+            }
+        }
+        if let Some(request) = declaration.fulfils {
+            self.answer(request, Outcome::Done);
         }
         let revision = self.bump();
         let record = declaration.next;
