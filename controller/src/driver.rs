@@ -86,6 +86,16 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
                     // Its answer is an event; the machine asks again for one that does not come.
                     tokio::spawn(declare(store, declaration, results.clone()));
                 }
+                Action::Answer { request, outcome } => {
+                    tracing::info!("request {request}: {outcome:?}");
+                    let store = wiring.store.clone();
+                    // The machine asks again until the store shows the outcome.
+                    tokio::spawn(async move {
+                        if let Err(error) = store.answer(request, outcome).await {
+                            tracing::warn!(%error, "the store did not take an outcome");
+                        }
+                    });
+                }
                 Action::Finish => {
                     session.end().await;
                     return;

@@ -110,12 +110,12 @@ async fn renew_for_ever(
 mod tests {
     use std::sync::Mutex;
 
-    use dugong_machine::{Declaration, ServerState};
+    use dugong_machine::{Ask, Declaration, Outcome, RequestNumber, ServerState};
     use dugong_topology::{Address, Generation, Revision};
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::store::{DeclareError, HistoryEntry, Reading, StoreError};
+    use crate::store::{AskError, DeclareError, HistoryEntry, Reading, StoreError};
 
     /// Takes everything, and remembers what was announced.
     #[derive(Default)]
@@ -141,6 +141,14 @@ mod tests {
             ready(Ok(())).boxed()
         }
 
+        fn ask(&self, _: String, _: Ask) -> BoxFuture<'_, Result<RequestNumber, AskError>> {
+            ready(Ok(RequestNumber(1))).boxed()
+        }
+
+        fn answer(&self, _: RequestNumber, _: Outcome) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Ok(())).boxed()
+        }
+
         fn watch(&self) -> watch::Receiver<Reading> {
             watch::channel(Reading::Pending).1
         }
@@ -163,6 +171,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            hands_over: None,
             note: None,
         }
     }

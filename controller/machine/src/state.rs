@@ -9,6 +9,7 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
+use crate::request::{Outcome, RequestNumber};
 use crate::server::{Goal, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
@@ -71,6 +72,12 @@ pub struct State {
     pub silent_since: Option<Time>,
     /// The silence was too long: whatever runs is brought down, and the office left to the sync.
     pub given_up: bool,
+    /// As a primary: the switchover that is asked for, and how far it has come.
+    pub switchover: Option<Ongoing>,
+    /// The newest request that was there before this process: none up to it is begun here.
+    pub inherited: RequestNumber,
+    /// The request that was last answered, and when.
+    pub answered: Option<(RequestNumber, Time)>,
     /// As a standby: when WAL last came through the link.
     pub link_quiet_since: Time,
     /// As a standby: since when it does not stream.
@@ -114,6 +121,29 @@ pub struct Vacancy {
     pub deaths: u32,
 }
 
+/// A switchover, as the primary that hands over has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ongoing {
+    pub request: RequestNumber,
+    /// When this process learned of it.
+    pub since: Time,
+    pub stage: Stage,
+}
+
+/// How far a switchover has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Waiting until it can be begun; a change of sync, if one is needed, is on its way.
+    Preparing,
+    /// No new transactions; open ones finish.
+    Draining { since: Time },
+    /// The server stops, or has stopped and the sync is told so. Whatever ends this other than a
+    /// takeover first takes that word back.
+    Stopping,
+    /// It ends so, and the primary stays; to be answered once it is back in office.
+    Ended(Outcome),
+}
+
 impl State {
     /// An instance that knows nothing yet.
     pub fn new(
@@ -144,6 +174,9 @@ impl State {
             vacancy: None,
             silent_since: None,
             given_up: false,
+            switchover: None,
+            inherited: RequestNumber::default(),
+            answered: None,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,

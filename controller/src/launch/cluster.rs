@@ -160,7 +160,7 @@ async fn refreeze(
         let Some(frozen) = change(declared.record.frozen.as_ref()) else { break };
         let next = declared.record.with_freeze(frozen);
         let at = Some(declared.revision);
-        match store.declare(Declaration { next, at, guard: Guard::None }).await {
+        match store.declare(Declaration { next, at, guard: Guard::None, fulfils: None }).await {
             Ok(_) => break,
             Err(DeclareError::Raced | DeclareError::Guarded) => (),
             Err(DeclareError::Store(error)) => return Err(Failure::runtime(error)),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, StandbyView, Work,
+    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, TimelineId};
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError, Session, literal};
 use super::data_dir::{self, StartsAs};
 use super::layout::Layout;
-use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby};
+use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, see_sessions_off};
 use super::names::Names;
 use super::postmaster::Postmaster;
 use super::replay::ReplayProbe;
@@ -168,6 +168,11 @@ impl Running {
             Access::ReadWrite => Clients::Admitted,
         };
         self.settle(place, &Live { names, access, clients, source }).await?;
+        // Before the look: whoever writes after this was counted.
+        let in_transaction = match goal.sessions {
+            Sessions::Stay => None,
+            Sessions::Leave => Some(see_sessions_off(self.session().await?).await?),
+        };
         let look = look_at_primary(self.session().await?).await?;
         let ours = place.layout.data.join("dugong.conf");
         let in_force = look.names == self.live.names.rendered()
@@ -190,6 +195,7 @@ impl Running {
             end: look.end.lsn,
             names: goal.names.clone(),
             access: look.access,
+            in_transaction,
             standbys: look.standbys,
         }))
     }

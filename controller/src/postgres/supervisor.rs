@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Upstream, Work};
-use dugong_topology::Generation;
+use dugong_topology::{Generation, Position};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -41,6 +41,8 @@ pub(super) struct Supervisor {
     _heart: JoinSet<()>,
     data: Data,
     running: Option<Running>,
+    /// See [`Server::shut_down_at`].
+    shut_down_at: Option<Position>,
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
     /// The life in which a primary died: it is started again only for a later one.
@@ -79,6 +81,7 @@ impl Supervisor {
             _heart: heart,
             data: Data::Unknown,
             running: None,
+            shut_down_at: None,
             trouble: None,
             died_in: None,
             destroyed: false,
@@ -228,6 +231,7 @@ impl Supervisor {
             return Run::Down; // `trouble` says how it ended.
         }
         self.searched = None;
+        self.shut_down_at = None;
         match self.try_start(goal).await {
             Ok(running) => {
                 self.running = Some(running);
@@ -335,6 +339,7 @@ impl Supervisor {
         self.destroyed |= matches!(data_dir::read_identity(&self.layout.data), Ok(None));
         if asked {
             self.trouble = None;
+            self.shut_down_at = self.end_of_primary().await;
         }
         self.report(Run::Down).await;
         // Only after the word is out: a goal that was set before it does not answer it.
@@ -384,6 +389,7 @@ impl Supervisor {
     }
 
     async fn made(&mut self, made: Result<(), MakingError>) -> Run {
+        self.shut_down_at = None;
         match made {
             Ok(()) => {
                 self.trouble = None;
@@ -428,6 +434,17 @@ impl Supervisor {
         }
     }
 
+    /// Where its last record begins, if a primary has stopped in order.
+    async fn end_of_primary(&self) -> Option<Position> {
+        match data_dir::shut_down_at(&self.settings, &self.spawner, &self.layout.data).await {
+            Ok(end) => end,
+            Err(error) => {
+                tracing::warn!(%error, "where the WAL here ends is not known");
+                None
+            }
+        }
+    }
+
     /// What is left of destroyed data is kept for people, out of the way of the copy to come.
     fn set_remains_aside(&mut self) {
         let Layout { data, data_lost, .. } = &*self.layout;
@@ -445,7 +462,9 @@ impl Supervisor {
     }
 
     async fn report(&mut self, run: Run) {
-        let server = Server { data: self.data.clone(), run, trouble: self.trouble.clone() };
+        let (data, trouble) = (self.data.clone(), self.trouble.clone());
+        let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
+        let server = Server { data, run, shut_down_at, trouble };
         self.reporter.report(server).await;
     }
 

@@ -10,7 +10,8 @@ use dugong_controller::clock::Clock;
 use dugong_controller::credentials::Credentials;
 use dugong_controller::postgres::{Seen, Settings, StartError, Supervised, find_bin, supervise};
 use dugong_machine::{
-    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, StandbyGoal, StandbyView, Time, Upstream,
+    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView, Time,
+    Upstream,
 };
 use dugong_topology::{Address, Generation, InstanceId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -177,10 +178,15 @@ impl Instance {
     }
 
     pub(crate) fn primary(&self, names: &[&str], access: Access) {
+        self.primary_with(names, access, Sessions::Stay);
+    }
+
+    pub(crate) fn primary_with(&self, names: &[&str], access: Access, sessions: Sessions) {
         self.want(Goal::Primary(PrimaryGoal {
             generation: self.generation,
             names: names.iter().map(|name| id(name)).collect(),
             access,
+            sessions,
             downstreams: self.downstreams.clone(),
             life: self.life,
         }));
@@ -335,6 +341,22 @@ impl Instance {
             .connect(NoTls)
             .await
             .map(|_| ())
+    }
+
+    /// A client as an application has it.
+    pub(crate) async fn tcp_client(&self) -> Client {
+        let login = &self.credentials.superuser;
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(&self.settings.listen.host)
+            .port(self.settings.listen.port)
+            .user(&login.name)
+            .password(login.password.expose())
+            .dbname("postgres")
+            .connect(NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
     }
 
     /// The process id of the running postmaster.

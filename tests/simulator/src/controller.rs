@@ -140,6 +140,11 @@ impl World {
                 let message = Message::ToStore(epoch, ToStore::Declare(Box::new(declaration)));
                 self.send(Place::Instance(node), Place::Store, Channel::Declarations, message);
             }
+            Action::Answer { request, outcome } => {
+                let message = ToStore::Answer(request, outcome);
+                let message = Message::ToStore(self.instances[node].epoch, message);
+                self.send(Place::Instance(node), Place::Store, Channel::Declarations, message);
+            }
             Action::Finish => self.finish(node),
         }
         Ok(())
@@ -215,12 +220,16 @@ impl World {
                 let guarded = !self.has(Bug::NoGuard);
                 let answer = self.store.declare(&declaration, guarded);
                 self.tell(|| format!("the store answers pg-{}: {answer:?}", node + 1));
-                if let (Answer::Won { .. }, Reason::PrimaryLost) = (answer, declaration.next.reason)
-                {
-                    self.counts.takeovers += 1;
-                }
+                let won = matches!(answer, Answer::Won { .. });
+                let lost = declaration.next.reason == Reason::PrimaryLost;
+                self.counts.takeovers += u64::from(won && lost);
+                self.counts.switchovers += u64::from(won && declaration.fulfils.is_some());
                 self.turn();
                 (Channel::Declarations, ToController::Declared { at: declaration.at, answer })
+            }
+            ToStore::Answer(request, outcome) => {
+                self.tell(|| format!("pg-{} answers request {request}: {outcome:?}", node + 1));
+                return self.store.answer(request, outcome);
             }
         };
         let message = Message::ToController(epoch, answer);

@@ -183,7 +183,7 @@ fn summary(totals: &Totals, took: Duration) -> String {
         kinds.map(|(kind, count)| format!("{} {count}", names[kind])).collect();
     format!(
         "{} runs in {:.0?}, {hours:.1} simulated hours, {} steps of the machine\n\
-         {} generations, {} takeovers, {} writes acknowledged ({} of unknown fate), {} reads\n\
+         {} generations, {} takeovers, {} switchovers, {} writes acknowledged ({} of unknown fate), {} reads\n\
          longest time to writable after the last fault {:?} (seed {})\n\
          faults: {}\n",
         totals.runs,
@@ -191,6 +191,7 @@ fn summary(totals: &Totals, took: Duration) -> String {
         totals.steps,
         totals.generations,
         totals.takeovers,
+        totals.switchovers,
         totals.acknowledged,
         totals.unknown,
         totals.reads,

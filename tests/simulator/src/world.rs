@@ -84,6 +84,7 @@ pub struct Counts {
     pub faults: [u64; KINDS],
     pub steps: u64,
     pub takeovers: u64,
+    pub switchovers: u64,
     pub generations: u64,
     pub acknowledged: u64,
     pub unknown: u64,

@@ -2,6 +2,7 @@
 //! several steps.
 
 mod given;
+mod switchover;
 
 use std::sync::Arc;
 
@@ -360,7 +361,7 @@ fn a_copy_of_what_cannot_stream_goes_on_while_the_server_is_down_for_it() {
 
     let made = Identity { making: 2, made_in: Generation(3), ..identity("pg-3") };
     let run = Run::Standby(standby(Receiver::Stopped));
-    let fresh = Server { data: Data::Own(made), run, trouble: None };
+    let fresh = Server { data: Data::Own(made), ..server("pg-3", run) };
     let given = after(down, later(32), Event::Observed(fresh));
     assert!(matches!(given.goal, Some(Goal::Standby(_))), "the copy gets its own time to stream");
 }
@@ -442,7 +443,8 @@ fn only_the_first_of_enough_empty_instances_makes_a_cluster() {
         }
         snapshot
     };
-    let seen = |data| Event::Observed(Server { data, run: Run::Down, trouble: None });
+    let seen =
+        |data| Event::Observed(Server { data, run: Run::Down, shut_down_at: None, trouble: None });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", 3, true),
@@ -484,7 +486,12 @@ fn a_record_that_does_not_fit_the_data_is_refused() {
 #[test]
 fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
     let foreign = Data::Foreign { why: "it is somebody else's".to_owned() };
-    let seen = Event::Observed(Server { data: foreign, run: Run::Down, trouble: None });
+    let seen = Event::Observed(Server {
+        data: foreign,
+        run: Run::Down,
+        shut_down_at: None,
+        trouble: None,
+    });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", ServerState::Stopped),  // the primary: its sync may take over at once

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::super::contract::{
     LONG, Place, contract_tests, declaration, has_lapsed, id, is_alive, presence, record, shown,
+    switchover,
 };
 use super::*;
 
@@ -209,8 +210,8 @@ fn files_that_are_no_store_of_this_program_are_refused_and_left_alone() {
 
     fs::remove_file(&path).unwrap();
     drop(folder.open("pg-1"));
-    folder.raw().pragma_update(None, "user_version", 2).unwrap();
-    assert!(open().contains("has schema 2, this program knows schema 1"), "{}", open());
+    folder.raw().pragma_update(None, "user_version", 3).unwrap();
+    assert!(open().contains("has schema 3, this program knows schema 2"), "{}", open());
 
     let nowhere = folder.0.path().join("missing/store.db");
     let message = refusal(SqliteStore::open(&nowhere, id("pg-1"), LONG));
@@ -280,6 +281,20 @@ async fn a_store_that_goes_back_is_never_shown() {
     failed(&mut watch, "went back from revision 2 to 1").await;
     let message = store.snapshot().await.unwrap_err().to_string();
     assert!(message.contains("put the newer file back"), "{message}");
+}
+
+#[tokio::test]
+async fn a_store_of_the_schema_before_requests_opens_and_takes_them() {
+    let folder = Folder::new();
+    let before = folder.open("pg-1");
+    before.declare(declaration(1, None)).await.unwrap();
+    drop(before);
+    folder.raw().execute_batch("DROP TABLE requests; PRAGMA user_version = 1").unwrap();
+    let observer = SqliteStore::observe(&folder.path()).unwrap();
+    assert_eq!(observer.snapshot().await.unwrap().record(), Some(&record(1)));
+    let asked = observer.ask("ann".to_owned(), switchover()).await.unwrap();
+    let snapshot = folder.open("pg-1").snapshot().await.unwrap();
+    assert_eq!(snapshot.requests.keys().collect::<Vec<_>>(), [&asked]);
 }
 
 #[tokio::test]
