@@ -10,7 +10,7 @@ use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
 use crate::request::{Outcome, RequestNumber};
-use crate::server::{Goal, Server};
+use crate::server::{Goal, Run, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 
@@ -186,6 +186,15 @@ impl State {
             leaving: false,
             finished: false,
         }
+    }
+
+    /// Until when the server here may live without a further word; none: it is no primary.
+    ///
+    /// Whoever ends it then must be able to while this instance's controller is not.
+    pub fn may_serve_until(&self) -> Option<Time> {
+        let office = matches!(self.goal, Some(Goal::Primary(_)))
+            || matches!(self.server.run, Run::Primary(_));
+        office.then(|| self.leases.session_until.max(self.leases.link_until))
     }
 
     /// The generation of the record, 0 without one.

@@ -13,7 +13,7 @@ use crate::client::View;
 use crate::happening::{Happening, Message, ToController, ToProxy, ToStore};
 use crate::moment::Moment;
 use crate::network::{Channel, Place};
-use crate::postgres::{Process, Waiter};
+use crate::postgres::Waiter;
 use crate::store::Word;
 use crate::world::{SESSION_TTL, World};
 
@@ -333,13 +333,11 @@ impl World {
         self.feed(node, Event::LinkConfirmed { begun })
     }
 
-    /// Tells the keeper until when the server may live.
+    /// Tells the warden until when the server may live.
     fn lend_life(&mut self, node: usize) {
-        let leases = self.state(node).map(|state| state.leases);
+        let until = self.state(node).and_then(State::may_serve_until);
         let instance = &mut self.instances[node];
-        let office = matches!(instance.server.process, Process::Primary(_));
-        let until = leases.map(|leases| leases.session_until.max(leases.link_until));
-        instance.lease = until.filter(|_| office);
+        instance.lease = until;
         if let Some(until) = instance.lease
             && !instance.lease_watched
         {
@@ -349,7 +347,7 @@ impl World {
         }
     }
 
-    /// The keeper: a process of its own, which a paused controller does not pause.
+    /// The warden: a process of its own, which a paused controller does not pause.
     pub(crate) fn lease_end(&mut self, node: usize) {
         let instance = &mut self.instances[node];
         instance.lease_watched = false;
@@ -358,9 +356,9 @@ impl World {
             instance.lease_watched = true;
             let at = instance.clock.when(self.now, until);
             self.at(at, Happening::LeaseEnd(node));
-        } else if self.bug != Some(Bug::NoKeeper) {
+        } else if self.bug != Some(Bug::NoWarden) {
             instance.lease = None;
-            self.fence(node, "by its keeper: both leases are over");
+            self.fence(node, "by its warden: both leases are over");
         }
     }
 

@@ -47,7 +47,7 @@ pub(crate) struct Instance {
     pub controller_paused: Moment,
     pub server_paused: Moment,
     pub machine_paused: Moment,
-    /// Until when the keeper lets the server live; none: it is no primary.
+    /// Until when the warden lets the server live; none: it is no primary.
     pub lease: Option<dugong_machine::Time>,
     pub lease_watched: bool,
     pub next_look: Moment,
