@@ -374,6 +374,9 @@ impl World {
         controller.older = controller.published.replace(view.clone());
         self.checker.published(node, self.instances[node].epoch, &view)?;
         for proxy in 0..self.proxies.len() {
+            if self.proxies[proxy].guesses.is_some() {
+                continue;
+            }
             let message = Message::ToProxy(ToProxy::Topology(view.clone()));
             self.send(Place::Instance(node), Place::Proxy(proxy), Channel::Topology, message);
         }

@@ -78,7 +78,7 @@ impl Fault {
         let here = Place::Instance(node);
         let there = match dice.index(4) {
             0 => Place::Store,
-            1 => Place::Proxy(dice.index(2)),
+            1 => Place::Proxy(dice.index(3)),
             2 if dice.chance(50) => Place::Store,
             _ => Place::Instance(other),
         };
@@ -89,7 +89,7 @@ impl Fault {
         let close = Duration::from_millis(dice.between(time - 150, time + 400));
         let long = Duration::from_millis(dice.between(500, 12_000));
         let span = [brief, close, long][dice.index(3)];
-        let proxy = Place::Proxy(dice.index(2));
+        let proxy = Place::Proxy(dice.index(3));
         match dice.index(43) {
             0..4 => Self::KillServer(node),
             4..8 => Self::KillController(node, span),
@@ -181,7 +181,8 @@ impl fmt::Display for Fault {
             Self::Split(places, fate, _) => {
                 write!(f, "{kind}:")?;
                 let instances = (0..6).map(Place::Instance);
-                let all = [Place::Store, Place::Proxy(0), Place::Proxy(1)].into_iter();
+                let all =
+                    [Place::Store, Place::Proxy(0), Place::Proxy(1), Place::Proxy(2)].into_iter();
                 for place in all.chain(instances).filter(|place| places.contains(*place)) {
                     write!(f, " {place},")?;
                 }
