@@ -64,6 +64,8 @@ pub struct State {
     pub raced_at: Option<Revision>,
     /// As a primary out of recovery: since when, and how far its sync has come.
     pub office: Option<Office>,
+    /// The newest generation that was open here.
+    pub opened: Option<Generation>,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
     /// As a primary: the switchover that is asked for, and how far it has come.
@@ -162,6 +164,7 @@ impl State {
             declaring: None,
             raced_at: None,
             office: None,
+            opened: None,
             vacancy: None,
             switchover: None,
             inherited: RequestNumber::default(),
