@@ -20,7 +20,8 @@ use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
 use crate::driver::{self, Local, Wiring};
 use crate::postgres::Supervised;
-use crate::publish::http::{Pages, router};
+use crate::publish::desk::Desk;
+use crate::publish::http::{self, Pages};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::{lifeline, metrics, postgres, publish};
@@ -138,16 +139,18 @@ async fn control(config: Config) -> Result<(), Failure> {
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
 
     let clock = Clock;
+    let password = credentials.superuser.password.clone();
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
     let server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
         .map_err(Failure::runtime)?;
+    let desk = Desk { store: store.clone(), password };
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
-    let http = tokio::spawn(async move { axum::serve(listener, router(pages)).await });
+    let http = tokio::spawn(http::serve(listener, pages, desk));
 
     tracing::info!(instance = %config.instance, http = %config.http.listen, "ready");
     let state = State::new(

@@ -110,7 +110,7 @@ async fn renew_for_ever(
 mod tests {
     use std::sync::Mutex;
 
-    use dugong_machine::{Ask, Declaration, Outcome, RequestNumber, ServerState};
+    use dugong_machine::{Ask, Declaration, Outcome, RequestNumber, ServerState, Snapshot};
     use dugong_topology::{Address, Generation, Revision};
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
@@ -147,6 +147,10 @@ mod tests {
 
         fn answer(&self, _: RequestNumber, _: Outcome) -> BoxFuture<'_, Result<(), StoreError>> {
             ready(Ok(())).boxed()
+        }
+
+        fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+            ready(Ok(Snapshot::default())).boxed()
         }
 
         fn watch(&self) -> watch::Receiver<Reading> {

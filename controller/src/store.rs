@@ -74,6 +74,13 @@ pub trait Store: Send + Sync + 'static {
         outcome: Outcome,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// The content as it is now: newer than, or equal to, every reading that was published.
+    ///
+    /// # Errors
+    ///
+    /// The store could not be read.
+    fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>>;
+
     /// The newest reading of the store, or why it cannot be read just now.
     ///
     /// The channel never closes while the store lives. A reader that is slow misses intermediate

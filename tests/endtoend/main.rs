@@ -5,12 +5,14 @@
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
+//! | `switchover` | another primary as asked for, or rolled back; frozen |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
 mod bootstrap;
 mod failover;
 mod resume;
+mod switchover;
 
 use std::time::Duration;
 

@@ -66,6 +66,8 @@ pub struct State {
     pub office: Option<Office>,
     /// How many servers were seen to end here: see [`PrimaryGoal::life`](crate::PrimaryGoal).
     pub lives: u32,
+    /// The newest generation that was open here.
+    pub opened: Option<Generation>,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
     /// As a primary: since when a server is wanted and none answers as one.
@@ -171,6 +173,7 @@ impl State {
             raced_at: None,
             office: None,
             lives: 0,
+            opened: None,
             vacancy: None,
             silent_since: None,
             given_up: false,

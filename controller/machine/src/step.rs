@@ -228,7 +228,15 @@ impl State {
             upstream,
             lag,
             hands_over: None,
-            note: self.server.trouble.clone().or(note),
+            note: self.words(note),
+        }
+    }
+
+    /// What it does or waits for, and what is in its way.
+    fn words(&self, note: Option<String>) -> Option<String> {
+        match (note, &self.server.trouble) {
+            (Some(note), Some(trouble)) if note != *trouble => Some(format!("{note} ({trouble})")),
+            (note, trouble) => note.or_else(|| trouble.clone()),
         }
     }
 

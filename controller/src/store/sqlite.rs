@@ -90,15 +90,6 @@ impl SqliteStore {
         Self::start(path, Missing::Refuse, None)
     }
 
-    /// The content as it is now: newer than, or equal to, every reading that was published.
-    ///
-    /// # Errors
-    ///
-    /// The store could not be read.
-    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        self.run(Durability::Lazy, |transaction| content::snapshot(transaction.connection)).await
-    }
-
     fn start(
         path: &Path,
         missing: Missing,
@@ -210,6 +201,10 @@ impl Store for SqliteStore {
             requests::answer(transaction, request, &outcome)
         })
         .boxed()
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+        self.run(Durability::Lazy, |transaction| content::snapshot(transaction.connection)).boxed()
     }
 
     fn watch(&self) -> watch::Receiver<Reading> {

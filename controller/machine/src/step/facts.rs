@@ -168,6 +168,7 @@ impl State {
         match (&self.server.run, &mut self.office) {
             (Run::Primary(view), Some(office)) if record.primary == self.me => {
                 office.keep_times(now, view, record);
+                self.opened = self.opened.max(office.open);
                 if now.is_past(office.since, STEADY_AFTER) {
                     self.vacancy = None;
                 }

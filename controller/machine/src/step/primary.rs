@@ -186,7 +186,7 @@ impl State {
         }
         // Before a new cluster has opened for the first time nobody waits: its sync may take the
         // time that a first copy takes.
-        let is_new = record.reason == Reason::Bootstrap && office.open.is_none();
+        let is_new = record.reason == Reason::Bootstrap && self.opened.is_none();
         let patience = if is_new { self.settings.stuck_after } else { self.settings.sync_timeout };
         let too_long = |since| now.is_past(since, patience);
         let lost = record.sync.as_ref().is_none_or(|sync| {

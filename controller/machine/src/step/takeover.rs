@@ -111,7 +111,7 @@ impl State {
         {
             // It would have to be deposed, which is not what was asked for.
             return Err(Some(format!(
-                "cannot take over: {primary} hands over with WAL past {last}, here it ends at {}",
+                "waiting for the last WAL of {primary}, past {last}; here it ends at {}",
                 view.position()
             )));
         }

@@ -195,16 +195,24 @@ fn a_sync_that_is_present_but_does_not_follow_is_replaced() {
 fn the_first_sync_of_a_new_cluster_may_take_its_time() {
     let alone = PrimaryView { standbys: vec![], access: Access::ReadOnly, ..primary(&["pg-2"]) };
     let seen = Event::Observed(server("pg-1", Run::Primary(alone)));
-    for (reason, replaced) in [(Reason::Bootstrap, false), (Reason::PrimaryLost, true)] {
+    #[rustfmt::skip]
+    let cases = [
+        // the generation began by   was open here        replaced
+        (Reason::Bootstrap,          None,                false),
+        (Reason::Bootstrap,          Some(Generation(3)), true),
+        (Reason::PrimaryLost,        None,                true),
+    ];
+    for (reason, opened, replaced) in cases {
         let mut new = snapshot();
         redeclare(&mut new, Record { reason, ..record() });
         let mut given = instance("pg-1", new);
         given.leases.session_until = later(9);
+        given.opened = opened;
         let given = after(given, NOW, seen.clone());
 
         let then = after(given, later(3), seen.clone());
 
-        assert_eq!(names_of(&then).len() == 2, replaced, "{reason:?}");
+        assert_eq!(names_of(&then).len() == 2, replaced, "{reason:?}, open in {opened:?}");
     }
 }
 
