@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use dugong_machine::{Settings, State};
@@ -25,6 +26,9 @@ use crate::publish::http::{self, Pages};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::{lifeline, metrics, postgres, publish};
+
+/// How long the warden may take to see that nothing runs any more.
+const WARDEN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -163,7 +167,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     );
     let (lease, leases) = watch::channel(None);
     let program = PathBuf::from("/proc/self/exe"); // Whatever became of its path meanwhile.
-    tokio::spawn(postgres::warden::keep(program, config.dir.clone(), leases));
+    let warden = tokio::spawn(postgres::warden::keep(program, config.dir.clone(), leases));
     let Supervised { goal, seen, task } = server;
     let wiring = Wiring { clock, store, goal, seen, lease, local, leave };
     let outcome = tokio::select! {
@@ -174,6 +178,10 @@ async fn control(config: Config) -> Result<(), Failure> {
             Err(error) => format!("the server is not looked after any more: {error}"),
         })),
     };
+    // It ends with the last lease, which ends with the driver; nothing is left behind.
+    if tokio::time::timeout(WARDEN_PATIENCE, warden).await.is_err() {
+        tracing::warn!("the warden is still busy with what works in the data directory");
+    }
     tracing::info!("ended");
     outcome
 }

@@ -37,7 +37,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// Before another warden is started where one has ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Keeps a warden for the instance in `dir`, and passes on every lease, until `leases` closes.
+/// Keeps a warden for the instance in `dir`, and passes on every lease, until `leases` closes and
+/// the warden has ended.
 pub(crate) async fn keep(
     program: PathBuf,
     dir: PathBuf,
@@ -70,7 +71,11 @@ async fn lend(
         let line = word.map_or_else(|| "free\n".to_owned(), |until| format!("until {}\n", until.0));
         pipe.write_all(line.as_bytes()).await?;
         tokio::select! {
-            changed = leases.changed() => if changed.is_err() { return Ok(()) },
+            changed = leases.changed() => if changed.is_err() {
+                drop(pipe);
+                child.wait().await?;
+                return Ok(());
+            },
             ended = child.wait() => return Err(io::Error::other(format!("it ended: {}", ended?))),
         }
     }
