@@ -341,14 +341,14 @@ impl Supervisor {
             self.trouble = None;
             self.shut_down_at = self.end_of_primary().await;
         }
-        self.report(Run::Down).await;
-        // Only after the word is out: a goal that was set before it does not answer it.
+        // Before the word is out: the answer to it is a goal of a later life.
         if !asked {
             self.died_in = match &*self.goals.borrow() {
                 Some(Goal::Primary(goal)) => Some(goal.life),
                 Some(_) | None => None,
             };
         }
+        self.report(Run::Down).await;
     }
 
     async fn initialise(&mut self) -> Run {
