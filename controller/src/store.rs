@@ -17,6 +17,7 @@
 mod codec;
 #[cfg(test)]
 mod contract;
+pub(crate) mod freeze;
 pub mod sqlite;
 
 use std::sync::Arc;

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use dugong_machine::{Declaration, Guard, Snapshot};
 use dugong_topology::{Freeze, InstanceId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
@@ -14,8 +13,8 @@ use super::layout::InstancePorts;
 use super::prepare::{PROGRAMS, Prepared};
 use super::progress::{Progress, say};
 use crate::run::Failure;
+use crate::store::freeze::{Refrozen, freeze_by, try_to_refreeze};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{DeclareError, Store};
 
 /// Who the launcher's own freeze is by; an operator's freeze is never touched.
 const FROZEN_BY: &str = "dugong up";
@@ -132,9 +131,7 @@ fn proxy(prepared: &Prepared) -> Recipe {
 
 /// Nobody shall take over while all instances stop.
 async fn freeze(prepared: &Prepared) -> Result<(), Failure> {
-    let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let why = "stopping all instances".to_owned();
-    let freeze = Freeze { by: FROZEN_BY.to_owned(), why, since };
+    let freeze = freeze_by(FROZEN_BY.to_owned(), "stopping all instances".to_owned());
     refreeze(prepared, |now| now.is_none().then(|| Some(freeze.clone()))).await
 }
 
@@ -144,7 +141,7 @@ async fn thaw(prepared: &Prepared) -> Result<(), Failure> {
     refreeze(prepared, |now| own(now).then_some(None)).await
 }
 
-/// Changes the record's freeze as `change` says; it says nothing where it is right as it is.
+/// Tries to change the record's freeze, where there is a record.
 async fn refreeze(
     prepared: &Prepared,
     change: impl Fn(Option<&Freeze>) -> Option<Option<Freeze>>,
@@ -155,15 +152,9 @@ async fn refreeze(
     }
     let store = SqliteStore::observe(&path).map_err(Failure::runtime)?;
     for _ in 0..FREEZE_TRIES {
-        let snapshot: Snapshot = store.read().await.map_err(Failure::runtime)?;
-        let Some(declared) = snapshot.declared else { break };
-        let Some(frozen) = change(declared.record.frozen.as_ref()) else { break };
-        let next = declared.record.with_freeze(frozen);
-        let at = Some(declared.revision);
-        match store.declare(Declaration { next, at, guard: Guard::None, fulfils: None }).await {
-            Ok(_) => break,
-            Err(DeclareError::Raced | DeclareError::Guarded) => (),
-            Err(DeclareError::Store(error)) => return Err(Failure::runtime(error)),
+        match try_to_refreeze(&store, &change).await.map_err(Failure::runtime)? {
+            Refrozen::Settled { .. } | Refrozen::NoRecord => break,
+            Refrozen::Raced => (),
         }
     }
     drop(store);

@@ -8,7 +8,7 @@ use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::client;
+use super::client::{self, Newest};
 use crate::credentials::{Credentials, Password};
 use crate::launch::layout::Layout;
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
@@ -39,20 +39,9 @@ impl Caller {
 
     /// The newest topology that any controller knows.
     pub(super) async fn topology(&self) -> Result<Topology, Failure> {
-        let asked = self.addresses.iter().map(|address| client::fetch(address));
-        let mut newest: Option<Topology> = None;
-        let mut silent = None;
-        for answer in futures_util::future::join_all(asked).await {
-            match answer {
-                Ok((_, topology)) => {
-                    if newest.as_ref().is_none_or(|known| topology.supersedes(known)) {
-                        newest = Some(topology);
-                    }
-                }
-                Err(why) => silent = Some(why),
-            }
-        }
-        newest.ok_or_else(|| nobody(&silent.unwrap_or_default()))
+        let Newest { found, silent } = client::newest(self.addresses.iter()).await;
+        let why = silent.last().map_or("", |(_, why)| why);
+        found.map(|(_, topology)| topology).ok_or_else(|| nobody(why))
     }
 
     /// Writes a request.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dugong_topology::{Topology, stream};
+use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -43,6 +44,31 @@ pub async fn fetch(address: &str) -> Result<(Bytes, Topology), String> {
     };
     let limited = tokio::time::timeout(LIMIT, asking).await;
     limited.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")))
+}
+
+/// The newest of what several controllers say just now, and why the others say nothing.
+pub(super) struct Newest {
+    pub(super) found: Option<(Bytes, Topology)>,
+    /// Each with its place among the addresses.
+    pub(super) silent: Vec<(usize, String)>,
+}
+
+/// Asks the controllers at these addresses (`host:port`), all at once.
+pub(super) async fn newest(addresses: impl Iterator<Item = &String>) -> Newest {
+    let mut newest = Newest { found: None, silent: Vec::new() };
+    let answers = join_all(addresses.map(|address| fetch(address))).await;
+    for (place, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Ok((json, topology)) => {
+                let known = newest.found.as_ref();
+                if known.is_none_or(|(_, known)| topology.supersedes(known)) {
+                    newest.found = Some((json, topology));
+                }
+            }
+            Err(why) => newest.silent.push((place, why)),
+        }
+    }
+    newest
 }
 
 /// The newest topology of several controllers on this machine, whichever of them answer.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use dugong_topology::{Member, Phase, Role, Topology};
 
-use super::{client, table};
+use super::client::{self, Newest};
+use super::table;
 use crate::launch::layout::Layout;
 use crate::run::Failure;
 
@@ -37,25 +38,14 @@ pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<()
     if options.watch {
         return watch(options, addresses, print).await;
     }
-    let asked = addresses.iter().map(|(name, address)| async move {
-        (name.clone(), address.clone(), client::fetch(address).await)
-    });
-    let mut newest = None;
-    let mut silent = Vec::new();
-    for (name, address, answer) in futures_util::future::join_all(asked).await {
-        match answer {
-            Ok((json, topology)) => {
-                let better = newest
-                    .as_ref()
-                    .is_none_or(|(_, known): &(_, Topology)| topology.supersedes(known));
-                if better {
-                    newest = Some((json, topology));
-                }
-            }
-            Err(why) => silent.push(format!("{name} ({address}): {why}")),
-        }
-    }
-    let Some((json, topology)) = newest else {
+    let Newest { found, silent } =
+        client::newest(addresses.iter().map(|(_, address)| address)).await;
+    let line = |(place, why): (usize, String)| {
+        let (name, address) = &addresses[place];
+        format!("{name} ({address}): {why}")
+    };
+    let silent: Vec<String> = silent.into_iter().map(line).collect();
+    let Some((json, topology)) = found else {
         return Err(Failure::Runtime(format!(
             "no controller answers ({}): start the cluster with `dugong up`",
             silent.join("; ")

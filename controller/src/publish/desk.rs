@@ -14,7 +14,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -22,13 +22,14 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dugong_machine::{Ask, Declaration, Guard, Outcome, RequestNumber};
+use dugong_machine::{Ask, Outcome, RequestNumber};
 use dugong_topology::Freeze;
 use serde::{Deserialize, Serialize};
 
 use super::http::{encode, error};
 use crate::credentials::Password;
-use crate::store::{AskError, DeclareError, Store, StoreError};
+use crate::store::freeze::{Refrozen, freeze_by, try_to_refreeze};
+use crate::store::{AskError, Store, StoreError};
 
 /// How long a change of the freeze is tried while others change the record.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -138,9 +139,7 @@ async fn told(State(desk): State<Arc<Desk>>, Path(number): Path<u64>) -> Respons
 }
 
 async fn freeze(State(desk): State<Arc<Desk>>, Json(freezing): Json<Freezing>) -> Response {
-    let Freezing { by, why } = freezing;
-    let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let freeze = Freeze { by, why, since };
+    let freeze = freeze_by(freezing.by, freezing.why);
     // Whoever froze it first has a reason that still holds.
     refreeze(&desk, |before| before.is_none().then(|| Some(freeze.clone()))).await
 }
@@ -149,27 +148,19 @@ async fn unfreeze(State(desk): State<Arc<Desk>>) -> Response {
     refreeze(&desk, |before| before.is_some().then_some(None)).await
 }
 
-/// Changes the record's freeze as `change` says; it says nothing where it is right as it is.
+/// Tries to change the record's freeze until that is done.
 async fn refreeze(
     desk: &Desk,
     change: impl Fn(Option<&Freeze>) -> Option<Option<Freeze>>,
 ) -> Response {
     let changing = async {
         loop {
-            let snapshot = desk.store.read().await?;
-            let Some(declared) = snapshot.declared else {
-                return Err(StoreError("the cluster was not made yet".to_owned()));
-            };
-            let before = declared.record.frozen.clone();
-            let Some(after) = change(before.as_ref()) else { return Ok(before) };
-            let next = declared.record.with_freeze(after);
-            let at = Some(declared.revision);
-            let declaration = Declaration { next, at, guard: Guard::None, fulfils: None };
-            match desk.store.declare(declaration).await {
-                Ok(_) => return Ok(before),
-                Err(DeclareError::Store(trouble)) => return Err(trouble),
-                // Somebody was faster: read again.
-                Err(DeclareError::Raced | DeclareError::Guarded) => (),
+            match try_to_refreeze(&*desk.store, &change).await? {
+                Refrozen::Settled { before } => return Ok(before),
+                Refrozen::NoRecord => {
+                    return Err(StoreError("the cluster was not made yet".to_owned()));
+                }
+                Refrozen::Raced => (),
             }
         }
     };
