@@ -3,7 +3,7 @@
 use dugong_tests::{Cluster, Instance, Writer, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Role};
 
-use crate::{SOON, nothing_is_lost, written_to};
+use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
 
 fn kill_postmaster(instance: &Instance) {
     kill(instance.postmaster().expect("the server runs"));
@@ -50,12 +50,7 @@ async fn the_primarys_controller() {
 
 #[tokio::test]
 async fn every_process_of_the_primary() {
-    lost_and_back(Role::Primary, |primary| {
-        let postmaster = primary.postmaster().expect("the server runs");
-        kill_controller(primary);
-        kill(postmaster);
-    })
-    .await;
+    lost_and_back(Role::Primary, kill_all_of).await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ mod switchover;
 
 use std::time::Duration;
 
-use dugong_tests::{Cluster, Report, Writer};
+use dugong_tests::{Cluster, Instance, Report, Writer, kill};
 
 /// Within this time writes go on after anything that these tests do, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -27,6 +27,13 @@ async fn written_to() -> (Cluster, Writer) {
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     writer.goes_on(20, SOON).await;
     (cluster, writer)
+}
+
+/// SIGKILL to the controller and to the server.
+fn kill_all_of(instance: &Instance) {
+    let postmaster = instance.postmaster().expect("the server runs");
+    kill(instance.controller().expect("the controller runs"));
+    kill(postmaster);
 }
 
 /// Ends the writing; every acknowledged row must be there.

@@ -5,7 +5,7 @@ use std::fs;
 use dugong_tests::{Cluster, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Phase, Role};
 
-use crate::{SOON, nothing_is_lost, written_to};
+use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
 
 #[tokio::test]
 async fn an_orderly_end_and_the_same_cluster_again() {
@@ -109,9 +109,7 @@ async fn the_loss_of_a_whole_instance_is_noticed_by_its_session() {
     let primary = cluster.with_role(Role::Primary);
     // The launcher would start the controller again at once.
     pause(launcher);
-    let postmaster = primary.postmaster().unwrap();
-    kill(primary.controller().unwrap());
-    kill(postmaster);
+    kill_all_of(&primary);
     writer.goes_on(20, SOON).await;
     assert_ne!(cluster.with_role(Role::Primary).id, primary.id);
     resume(launcher);

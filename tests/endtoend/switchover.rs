@@ -4,10 +4,10 @@ use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
-use dugong_tests::{Cluster, Instance, kill, pause, resume};
+use dugong_tests::{Cluster, Instance, pause, resume};
 use dugong_topology::{Phase, Role, Topology};
 
-use crate::{SOON, nothing_is_lost, written_to};
+use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
 
 /// Runs the command while writers go on.
 async fn run(cluster: &Cluster, subcommand: &str, arguments: &[&str]) -> Output {
@@ -126,9 +126,7 @@ async fn nobody_takes_over_while_the_cluster_is_frozen() {
     let launcher = cluster.launcher();
     let primary = cluster.with_role(Role::Primary);
     pause(launcher);
-    let postmaster = primary.postmaster().unwrap();
-    kill(primary.controller().unwrap());
-    kill(postmaster);
+    kill_all_of(&primary);
     let frozen = cluster
         .until("the sync says why it does not take over", |topology| {
             let sync = topology.sync.as_ref().and_then(|sync| sync.note.as_deref());

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
 
 use dugong_controller::clock::Clock;
-use dugong_controller::credentials::Credentials;
+use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{Seen, Settings, StartError, Supervised, find_bin, supervise};
 use dugong_machine::{
     Access, Goal, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView, Time,
@@ -331,32 +331,30 @@ impl Instance {
     /// An application logs in from the network, and leaves.
     pub(crate) async fn log_in(&self) -> Result<(), tokio_postgres::Error> {
         let application = &self.credentials.application;
-        let listen = &self.settings.listen;
-        tokio_postgres::Config::new()
-            .host(&listen.host)
-            .port(listen.port)
-            .user(&application.name)
-            .password(application.password.expose())
-            .dbname("postgres")
-            .connect(NoTls)
-            .await
-            .map(|_| ())
+        self.by_tcp(&application.name, &application.password).await.map(|_| ())
     }
 
     /// A client as an application has it.
     pub(crate) async fn tcp_client(&self) -> Client {
         let login = &self.credentials.superuser;
+        self.by_tcp(&login.name, &login.password).await.unwrap()
+    }
+
+    async fn by_tcp(
+        &self,
+        user: &str,
+        password: &Password,
+    ) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = tokio_postgres::Config::new()
             .host(&self.settings.listen.host)
             .port(self.settings.listen.port)
-            .user(&login.name)
-            .password(login.password.expose())
+            .user(user)
+            .password(password.expose())
             .dbname("postgres")
             .connect(NoTls)
-            .await
-            .unwrap();
+            .await?;
         tokio::spawn(connection);
-        client
+        Ok(client)
     }
 
     /// The process id of the running postmaster.

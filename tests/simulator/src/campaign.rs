@@ -2,11 +2,10 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::bug::Bug;
 use crate::checker::Violation;
-use crate::fault::{KINDS, Scenario};
+use crate::fault::Scenario;
 use crate::world::{Counts, Story, run};
 
 /// What is to be run.
@@ -22,17 +21,10 @@ pub struct Campaign {
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     pub runs: u64,
-    pub faults: [u64; KINDS],
-    pub steps: u64,
-    pub takeovers: u64,
-    pub switchovers: u64,
-    pub generations: u64,
-    pub acknowledged: u64,
-    pub unknown: u64,
-    pub reads: u64,
-    pub simulated: Duration,
-    /// The longest time from the last fault's end to a write, and the seed that had it.
-    pub slowest: (Duration, u64),
+    /// `writable_after` is the longest.
+    pub counts: Counts,
+    /// The seed of the run that took the longest until it was writable.
+    pub slowest: u64,
 }
 
 /// How a campaign ended.
@@ -83,18 +75,9 @@ impl Campaign {
 impl Totals {
     fn add(&mut self, seed: u64, counts: &Counts) {
         self.runs += 1;
-        for (sum, more) in self.faults.iter_mut().zip(counts.faults) {
-            *sum += more;
-        }
-        self.steps += counts.steps;
-        self.takeovers += counts.takeovers;
-        self.switchovers += counts.switchovers;
-        self.generations += counts.generations;
-        self.acknowledged += counts.acknowledged;
-        self.unknown += counts.unknown;
-        self.reads += counts.reads;
-        self.simulated += counts.simulated;
-        self.slowest = self.slowest.max((counts.writable_after, seed));
+        let longest = (self.counts.writable_after, self.slowest).max((counts.writable_after, seed));
+        self.counts.add(counts);
+        (self.counts.writable_after, self.slowest) = longest;
     }
 }
 

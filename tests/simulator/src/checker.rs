@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 
-use dugong_machine::Record;
 use dugong_topology::{Generation, InstanceId, Version};
 
 use crate::client::View;
@@ -110,8 +109,6 @@ pub(crate) struct Checker {
     pub last_acknowledged: Moment,
     published: BTreeMap<(usize, u32), Version>,
     views: BTreeMap<Version, View>,
-    /// The record as it was last seen.
-    pub record: Option<Record>,
 }
 
 impl Checker {

@@ -42,6 +42,11 @@ impl World {
         self.instances[node].controller.as_ref()?.state.as_ref()
     }
 
+    /// What the controller wants of its server.
+    pub(crate) fn goal(&self, node: usize) -> Option<&Goal> {
+        self.instances[node].controller.as_ref()?.goal.as_ref()
+    }
+
     pub(crate) fn begin_controller(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.now;
         let instance = &mut self.instances[node];
@@ -53,7 +58,7 @@ impl World {
         let epoch = instance.epoch;
         let address = Address::loopback(u16::try_from(5_000 + node).expect("few instances"));
         let state = State::new(
-            instance.id.clone(),
+            self.ids[node].clone(),
             "main".to_owned(),
             address.clone(),
             address,
@@ -283,13 +288,13 @@ impl World {
         if self.store.down_until > self.now {
             return;
         }
-        if let (Some(before), Some(after)) = (self.checker.record.take(), self.store.record())
-            && before != *after
+        let record = self.store.record().cloned();
+        if let (Some(before), Some(after)) = (&self.told, &record)
+            && before != after
         {
-            let after = after.clone();
             self.tell(|| format!("the record is {after}"));
         }
-        self.checker.record = self.store.record().cloned();
+        self.told = record;
         self.pushed = self.store.snapshot.revision;
         for node in 0..self.instances.len() {
             let epoch = self.instances[node].epoch;

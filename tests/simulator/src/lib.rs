@@ -8,7 +8,7 @@
 //! **Invariant:** nothing here reads a clock, a file or an order of iteration that could differ: a
 //! scenario and its seed decide everything.
 //!
-//! Source: PROTOCOL.md, "The model of correctness".
+//! Source: PROTOCOL.md, "How it is checked".
 #![forbid(unsafe_code)]
 
 mod bug;

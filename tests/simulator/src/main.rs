@@ -176,8 +176,8 @@ fn tell_failure(
 }
 
 fn summary(totals: &Totals, took: Duration) -> String {
-    let hours = totals.simulated.as_secs_f64() / 3_600.0;
-    let kinds = totals.faults.iter().enumerate().filter(|(_, count)| **count > 0);
+    let hours = totals.counts.simulated.as_secs_f64() / 3_600.0;
+    let kinds = totals.counts.faults.iter().enumerate().filter(|(_, count)| **count > 0);
     let names = Fault::names();
     let faults: Vec<String> =
         kinds.map(|(kind, count)| format!("{} {count}", names[kind])).collect();
@@ -188,15 +188,15 @@ fn summary(totals: &Totals, took: Duration) -> String {
          faults: {}\n",
         totals.runs,
         took,
-        totals.steps,
-        totals.generations,
-        totals.takeovers,
-        totals.switchovers,
-        totals.acknowledged,
-        totals.unknown,
-        totals.reads,
-        totals.slowest.0,
-        totals.slowest.1,
+        totals.counts.steps,
+        totals.counts.generations,
+        totals.counts.takeovers,
+        totals.counts.switchovers,
+        totals.counts.acknowledged,
+        totals.counts.unknown,
+        totals.counts.reads,
+        totals.counts.writable_after,
+        totals.slowest,
         faults.join(", "),
     )
 }
@@ -226,7 +226,7 @@ impl Progress {
             * (self.runs - totals.runs) as f64;
         let line = format!(
             "{} of {} runs, {} takeovers, no violation; about {left:.0} s left",
-            totals.runs, self.runs, totals.takeovers
+            totals.runs, self.runs, totals.counts.takeovers
         );
         if std::io::stderr().is_terminal() {
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}"); // Nobody reads it: no harm.

@@ -131,6 +131,12 @@ pub(crate) struct Server {
     pub configured: Vec<InstanceId>,
 }
 
+impl Standby {
+    pub(crate) fn streams(&self) -> bool {
+        self.receiver.as_ref().is_some_and(|receiver| receiver.history.is_some())
+    }
+}
+
 impl Disk {
     pub(crate) fn empty() -> Self {
         Self {

@@ -1,28 +1,30 @@
 //! The supervisor of one server: compares the goal with what is there, again and again.
 
+use std::time::Duration;
+
 use dugong_machine::{
     Access, Data, Event, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server as Seen,
     Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits, Work,
 };
-use dugong_topology::{Generation, History, Position, TimelineId};
+use dugong_topology::{Generation, History, InstanceId, Position, TimelineId};
 
 use crate::bug::Bug;
 use crate::checker::Violation;
 use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
 use crate::network::{Channel, Place};
-use crate::postgres::{Primary, Process, Standby, Then, Waiter, lsn};
+use crate::postgres::{Primary, Process, Sender, Standby, Then, Waiter, lsn};
 use crate::world::World;
 
 /// An observation that says nothing new is repeated this often.
-const REPEAT: std::time::Duration = std::time::Duration::from_millis(400);
+const REPEAT: Duration = Duration::from_millis(400);
 
 impl World {
     pub(crate) fn supervise(&mut self, node: usize, epoch: u32) -> Result<(), Violation> {
         if !self.is_current(node, epoch) {
             return Ok(());
         }
-        self.pursue(node)?;
+        self.pursue(node);
         let asleep = self.instances[node].server_paused > self.now;
         let seen = if asleep { self.silence(node) } else { self.look(node) };
         let busy = matches!(seen.run, Run::Busy(_)) && !asleep;
@@ -43,7 +45,7 @@ impl World {
     }
 
     fn look_again(&mut self, node: usize, epoch: u32, pause: u64) {
-        let at = self.now.after(std::time::Duration::from_millis(pause));
+        let at = self.now.after(Duration::from_millis(pause));
         let next = &mut self.instances[node].next_look;
         if *next <= self.now || *next > at {
             *next = at;
@@ -59,20 +61,20 @@ impl World {
     }
 
     /// One step towards the goal.
-    fn pursue(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(controller) = &self.instances[node].controller else { return Ok(()) };
-        let Some(goal) = controller.goal.clone() else { return Ok(()) };
+    fn pursue(&mut self, node: usize) {
+        let Some(controller) = &self.instances[node].controller else { return };
+        let Some(goal) = controller.goal.clone() else { return };
         let died = matches!(&goal, Goal::Primary(goal) if Some(goal.life) <= controller.died_in);
         let server = &self.instances[node].server;
         let starts = matches!(goal, Goal::Primary(_) | Goal::Standby(_) | Goal::Sealed { .. });
         let nothing = starts && server.disk.identity.is_none();
         if matches!(server.process, Process::Down) && (died || nothing) {
-            return Ok(());
+            return;
         }
         let making = server.disk.identity.as_ref().map_or(0, |identity| identity.making);
         let asleep = self.instances[node].server_paused > self.now;
         match goal {
-            Goal::Down(Stop::Immediate) => self.stop_at_once(node)?,
+            Goal::Down(Stop::Immediate) => self.fence(node, "at once, as wanted"),
             _ if asleep => (),
             Goal::Down(Stop::Fast) => self.stop_in_order(node),
             Goal::Initialised => match server.process {
@@ -90,19 +92,13 @@ impl World {
                 }
                 Process::Busy(Work::Copying { .. }, _) => (),
                 Process::Busy(..) | Process::Standby(_) | Process::Primary(_) => {
-                    self.stop_at_once(node)?;
+                    self.fence(node, "at once, as wanted");
                 }
             },
             Goal::Standby(goal) => self.stand_by(node, &goal),
             Goal::Sealed { generation } => self.seal(node, generation),
             Goal::Primary(goal) => self.preside(node, &goal),
         }
-        Ok(())
-    }
-
-    fn stop_at_once(&mut self, node: usize) -> Result<(), Violation> {
-        self.fence(node, "at once, as wanted");
-        Ok(())
     }
 
     /// A primary is stopped: killed, never asked to let its waiters go (R9).
@@ -217,7 +213,7 @@ impl World {
     }
 
     /// New names: every WAL sender learns of them a little later.
-    fn put_in_force(&mut self, node: usize, names: Vec<dugong_topology::InstanceId>) {
+    fn put_in_force(&mut self, node: usize, names: Vec<InstanceId>) {
         let server = &mut self.instances[node].server;
         let (epoch, end) = (server.epoch, server.disk.flushed);
         let Some(primary) = server.primary() else { return };
@@ -244,11 +240,11 @@ impl World {
     }
 
     /// Slow work is done.
-    pub(crate) fn work_done(&mut self, node: usize, epoch: u32) -> Result<(), Violation> {
+    pub(crate) fn work_done(&mut self, node: usize, epoch: u32) {
         let server = &mut self.instances[node].server;
-        let Process::Busy(_, then) = server.process else { return Ok(()) };
+        let Process::Busy(_, then) = server.process else { return };
         if server.epoch != epoch {
-            return Ok(());
+            return;
         }
         match then {
             Then::Initialised => {
@@ -269,22 +265,21 @@ impl World {
             Then::Started if server.disk.standby => {
                 server.process = Process::Standby(Standby::default());
             }
-            Then::Started => self.take_office(node)?,
+            Then::Started => self.take_office(node),
             Then::Promoted => {
                 let entry = self.own_entry();
                 let disk = &mut self.instances[node].server.disk;
                 disk.flushed = disk.wal.len();
                 disk.branch_off(entry);
                 disk.standby = false;
-                self.take_office(node)?;
+                self.take_office(node);
             }
         }
         self.poke(node);
-        Ok(())
     }
 
     /// Out of recovery: everything in the WAL is seen, acknowledged or not.
-    fn take_office(&mut self, node: usize) -> Result<(), Violation> {
+    fn take_office(&mut self, node: usize) {
         let entry = self.own_entry();
         let careless = self.has(Bug::ClosedAdmits);
         let server = &mut self.instances[node].server;
@@ -303,7 +298,6 @@ impl World {
         let end = server.disk.end();
         self.tell(|| format!("pg-{} server is out of recovery at {end}", node + 1));
         self.turn();
-        Ok(())
     }
 
     fn take_copy(&mut self, node: usize, from: usize) {
@@ -331,7 +325,7 @@ impl World {
     }
 
     fn copy_wanted(&self, node: usize) -> Option<(Generation, u32)> {
-        match self.instances[node].controller.as_ref()?.goal.as_ref()? {
+        match self.goal(node)? {
             Goal::Copied { generation, making, .. } => Some((*generation, *making)),
             Goal::Down(_)
             | Goal::Initialised
@@ -350,9 +344,8 @@ impl World {
         made_in: Generation,
         made_at: Position,
     ) {
-        let instance = &mut self.instances[node];
-        instance.server.disk.identity = Some(Identity {
-            instance: instance.id.clone(),
+        self.instances[node].server.disk.identity = Some(Identity {
+            instance: self.ids[node].clone(),
             cluster: "main".to_owned(),
             system_identifier,
             generation: made_in,
@@ -433,9 +426,7 @@ impl World {
             Process::Down => Run::Down,
             Process::Busy(work, _) => Run::Busy(*work),
             Process::Standby(standby) => {
-                let streams =
-                    standby.receiver.as_ref().is_some_and(|receiver| receiver.history.is_some());
-                let receiver = match (standby.sealed, streams) {
+                let receiver = match (standby.sealed, standby.streams()) {
                     (true, _) if disk.flushed < disk.wal.len() => Receiver::Stopped,
                     (true, _) => Receiver::Sealed,
                     (false, true) => Receiver::Streaming,
@@ -458,15 +449,15 @@ impl World {
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {
         let server = &self.instances[node].server;
-        let wanted = match self.instances[node].controller.as_ref().map(|c| &c.goal) {
-            Some(Some(Goal::Primary(goal))) => goal.names.clone(),
-            _ => primary.names.clone(),
+        let goal = match self.goal(node) {
+            Some(Goal::Primary(goal)) => Some(goal),
+            Some(_) | None => None,
         };
         // Names are in force once no WAL sender goes by older ones (R6).
         let settled = server.senders.iter().all(|sender| sender.names == primary.names);
         let mut end = server.disk.flushed;
         let names = match self.bug {
-            Some(Bug::NameBeforeDeclare) => wanted,
+            Some(Bug::NameBeforeDeclare) => goal.map_or(&primary.names, |goal| &goal.names).clone(),
             Some(Bug::HalfReloaded) => primary.names.clone(),
             Some(Bug::EndBeforeNames) if settled => {
                 end = if primary.names.len() == 2 { primary.end_before } else { end };
@@ -475,7 +466,7 @@ impl World {
             _ if settled => primary.names.clone(),
             _ => Vec::new(),
         };
-        let row = |sender: &crate::postgres::Sender| StandbyRow {
+        let row = |sender: &Sender| StandbyRow {
             id: self.ids[sender.standby].clone(),
             flushed: lsn(sender.flushed),
             waits: match sender.streaming {
@@ -485,12 +476,9 @@ impl World {
             },
         };
         let standbys = server.senders.iter().map(row).collect();
-        let in_transaction = match &self.instances[node].controller.as_ref().map(|c| &c.goal) {
-            Some(Some(Goal::Primary(goal))) if goal.sessions == Sessions::Leave => {
-                u32::try_from(primary.waiters.len()).ok()
-            }
-            Some(_) | None => None,
-        };
+        let leave = goal.is_some_and(|goal| goal.sessions == Sessions::Leave);
+        let in_transaction =
+            leave.then(|| u32::try_from(primary.waiters.len()).expect("few clients"));
         let (end, access) = (lsn(end), primary.access);
         PrimaryView { history, end, names, access, in_transaction, standbys }
     }

@@ -112,7 +112,7 @@ impl World {
 
     /// Nothing else is wrong. A disk is destroyed only then: where the only others that have a write
     /// are out of reach, it is an operator's case (R13).
-    fn is_calm(&mut self) -> bool {
+    fn is_calm(&self) -> bool {
         let now = self.now;
         let asleep = |instance: &Instance| {
             instance.controller_paused.max(instance.server_paused).max(instance.off_until) > now

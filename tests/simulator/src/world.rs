@@ -8,7 +8,7 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use dugong_machine::Settings;
+use dugong_machine::{Record, Settings, Time};
 use dugong_topology::{InstanceId, Revision};
 
 use crate::bug::Bug;
@@ -27,7 +27,7 @@ pub(crate) const SESSION_TTL: Duration = Duration::from_secs(3);
 
 /// After the last fault, clients write again within this time, and the cluster is whole again
 /// within the next one (a copy may be needed, or two).
-pub(crate) const WRITABLE_WITHIN: Duration = Duration::from_secs(45);
+const WRITABLE_WITHIN: Duration = Duration::from_secs(45);
 const WHOLE_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long the clients go on once the cluster is whole.
@@ -35,7 +35,6 @@ const AFTERMATH: Duration = Duration::from_millis(1_500);
 
 /// One instance: a controller, a server with its data, and a machine with a clock.
 pub(crate) struct Instance {
-    pub id: InstanceId,
     pub clock: Clock,
     pub server: Server,
     pub controller: Option<Controller>,
@@ -48,7 +47,7 @@ pub(crate) struct Instance {
     pub server_paused: Moment,
     pub machine_paused: Moment,
     /// Until when the warden lets the server live; none: it is no primary.
-    pub lease: Option<dugong_machine::Time>,
+    pub lease: Option<Time>,
     pub lease_watched: bool,
     pub next_look: Moment,
 }
@@ -69,6 +68,8 @@ pub(crate) struct World {
     pub settings: Settings,
     pub push_due: bool,
     pub pushed: Revision,
+    /// The record as the story last told it.
+    pub told: Option<Record>,
     pub entries: u32,
     own: u32,
     story: Option<Vec<String>>,
@@ -92,6 +93,23 @@ pub struct Counts {
     /// From the last fault's end to the first write that was acknowledged after it.
     pub writable_after: Duration,
     pub simulated: Duration,
+}
+
+impl Counts {
+    /// Counts another run too; `writable_after` is no count, and stays.
+    pub(crate) fn add(&mut self, more: &Self) {
+        for (sum, more) in self.faults.iter_mut().zip(more.faults) {
+            *sum += more;
+        }
+        self.steps += more.steps;
+        self.takeovers += more.takeovers;
+        self.switchovers += more.switchovers;
+        self.generations += more.generations;
+        self.acknowledged += more.acknowledged;
+        self.unknown += more.unknown;
+        self.reads += more.reads;
+        self.simulated += more.simulated;
+    }
 }
 
 /// How a run ended.
@@ -131,7 +149,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words").to_owned()
 }
 
-pub(crate) fn settings(size: usize) -> Settings {
+fn settings(size: usize) -> Settings {
     Settings {
         session_ttl: SESSION_TTL,
         link_ttl: Duration::from_secs(2),
@@ -149,8 +167,7 @@ impl World {
         let mut dice = Dice::new(scenario.seed);
         let name = |node: usize| format!("pg-{}", node + 1).parse().expect("it is an id");
         let ids: Vec<InstanceId> = (0..size).map(name).collect();
-        let instance = |id: &InstanceId| Instance {
-            id: id.clone(),
+        let instance = |_| Instance {
             clock: Clock::new(Duration::from_secs(dice.between(0, 1_000_000))),
             server: Server::new(),
             controller: None,
@@ -187,6 +204,7 @@ impl World {
             settings: settings(size),
             push_due: false,
             pushed: Revision::default(),
+            told: None,
             entries: 0,
             own: OWN,
             healed: Moment::default(),
@@ -322,7 +340,7 @@ impl World {
                 self.link_confirmed(node, epoch, begun)?;
             }
             Happening::LeaseEnd(node) => self.lease_end(node),
-            Happening::Work(node, epoch) => self.work_done(node, epoch)?,
+            Happening::Work(node, epoch) => self.work_done(node, epoch),
             Happening::Flush(node, epoch, upto) => self.flush(node, epoch, upto)?,
             Happening::Reloaded(node, epoch, connection) => self.reloaded(node, epoch, connection),
             Happening::Keepalive(node) => self.keep_links_alive(node),
@@ -421,9 +439,7 @@ impl World {
     pub(crate) fn is_whole(&self) -> bool {
         let up = |instance: &Instance| match &instance.server.process {
             Process::Primary(_) => true,
-            Process::Standby(standby) => {
-                standby.receiver.as_ref().is_some_and(|r| r.history.is_some())
-            }
+            Process::Standby(standby) => standby.streams(),
             Process::Down | Process::Busy(..) => false,
         };
         if !self.instances.iter().all(up) {
