@@ -2,21 +2,56 @@
 //!
 //! One task owns the [`State`], so there is no lock. Actions are started here and never awaited:
 //! what became of one comes back as an event, in order with everything else that happened.
+//!
+//! A controller may leave its running server to the next one ([`Order::HandOver`]): the office goes
+//! on, so that the new controller says and wants nothing before it knows as much as the old one.
+//!
+//! **Invariant:** the lease that the server lives by is named after each step, by the same numbers
+//! that the machine itself fences by.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Action, Answer, Declaration, Event, Goal, Presence, State, Time, step};
-use tokio::sync::{mpsc, watch};
+use dugong_machine::{
+    Action, Answer, Declaration, Event, Goal, Leases, Office, Presence, Run, Server, State, Time,
+    step,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::metrics;
-use crate::postgres::Seen;
+use crate::postgres::{Mandate, Seen};
 use crate::session;
 use crate::store::{DeclareError, Reading, Store};
 
 /// How often time alone is an event: the finest span that the protocol measures is ten times this.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How long the last renewal of the session may take before the server is left as it is.
+const LAST_RENEWAL: Duration = Duration::from_millis(500);
+
+/// How long a controller that has taken a server over waits for its first looks at the server and
+/// the store, before it goes on like one that knows nothing. The server lives by its lease anyway.
+const FIRST_LOOKS: Duration = Duration::from_secs(5);
+
+/// What the operator wants of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    GoOn,
+    /// End, but leave the server running for the next controller.
+    HandOver,
+    /// Stop the server, and end.
+    Leave,
+}
+
+/// How a driver has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server is stopped, and the session given back.
+    Left,
+    /// The server is being left to the next controller, with the session.
+    HandedOver,
+}
 
 /// What the driver is connected to.
 pub struct Wiring {
@@ -24,11 +59,15 @@ pub struct Wiring {
     pub store: Arc<dyn Store>,
     /// What the server shall be; its owner compares it with what is there.
     pub goal: watch::Sender<Option<Goal>>,
+    /// Until when the server may be a primary: see [`Supervised`](crate::postgres::Supervised).
+    pub lease: watch::Sender<Time>,
+    pub hand_over: oneshot::Sender<Mandate>,
+    /// What the controller before this one knew, where it has left its server.
+    pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
     /// What the controller knows, for its HTTP side.
     pub local: watch::Sender<Local>,
-    /// True once the operator wants this instance to end.
-    pub leave: watch::Receiver<bool>,
+    pub orders: watch::Receiver<Order>,
 }
 
 /// What this controller knows of itself, whether or not the store answers.
@@ -41,8 +80,13 @@ pub struct Local {
     pub stepped_at: Time,
 }
 
-/// Runs one instance until it has left.
-pub async fn run(mut state: State, mut wiring: Wiring) {
+/// Runs one instance until it has left, or its server is left to the next controller.
+pub async fn run(mut state: State, mut wiring: Wiring) -> End {
+    let mut readings = wiring.store.watch();
+    let mut first = None;
+    if let Some(mandate) = wiring.inherited {
+        first = take_over(&mut state, mandate, &mut wiring, &mut readings).await;
+    }
     let (results, mut outcomes) = mpsc::channel(64);
     let session = session::keep(
         wiring.clock,
@@ -50,29 +94,36 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
         state.settings.session_ttl,
         results.clone(),
     );
-    let mut readings = wiring.store.watch();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
 
     loop {
-        let event = tokio::select! {
-            // Every branch is a receive, which loses nothing when another one wins.
-            Some(event) = outcomes.recv() => event,
-            Ok(()) = readings.changed() => match as_event(&readings.borrow_and_update()) {
-                Some(event) => event,
-                None => continue,
+        let event = match first.take() {
+            Some(event) => event,
+            None => tokio::select! {
+                // Every branch is a receive, which loses nothing when another one wins.
+                Some(event) = outcomes.recv() => event,
+                Ok(()) = readings.changed() => match as_event(&readings.borrow_and_update()) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Some(seen) = wiring.seen.recv() => match seen {
+                    Seen::Observed(server) => Event::Observed(server),
+                    Seen::LinkConfirmed { begun } => Event::LinkConfirmed { begun },
+                },
+                Ok(()) = wiring.orders.changed() => match *wiring.orders.borrow_and_update() {
+                    Order::GoOn | Order::HandOver => Event::Tick,
+                    Order::Leave => Event::Leave,
+                },
+                _ = ticks.tick() => Event::Tick,
             },
-            Some(seen) = wiring.seen.recv() => match seen {
-                Seen::Observed(server) => Event::Observed(server),
-                Seen::LinkConfirmed { begun } => Event::LinkConfirmed { begun },
-            },
-            Ok(()) = wiring.leave.changed() => Event::Leave,
-            _ = ticks.tick() => Event::Tick,
         };
         let now = wiring.clock.now();
         let (next, actions) = step(&state, now, event);
         tell_changes(&state, &next);
         state = next;
+        let end = state.leases.session_until.max(state.leases.link_until);
+        wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
         for action in actions {
             match action {
                 Action::Announce(presence) => session.say(presence),
@@ -88,13 +139,75 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
                 }
                 Action::Finish => {
                     session.end().await;
-                    return;
+                    return End::Left;
                 }
             }
         }
         metrics::show(&state);
         wiring.local.send_if_modified(|local| show(local, &state, now));
+        // R6: not before it is known what was declared.
+        let may_go = state.declaring.is_none() && !state.leaving;
+        if may_go && *wiring.orders.borrow() == Order::HandOver {
+            hand_over(state, wiring, session).await;
+            return End::HandedOver;
+        }
     }
+}
+
+/// Begins where the controller before this one has ended. Returns the first event; none where too
+/// little can be seen, and all begins anew.
+async fn take_over(
+    state: &mut State,
+    mandate: Mandate,
+    wiring: &mut Wiring,
+    readings: &mut watch::Receiver<Reading>,
+) -> Option<Event> {
+    let Mandate { session_until, link_until, open } = mandate;
+    state.leases = Leases { session_until, link_until };
+    let looks = async {
+        readings.wait_for(|reading| !matches!(reading, Reading::Pending)).await.ok()?;
+        first_look(&mut wiring.seen).await
+    };
+    let server = tokio::time::timeout(FIRST_LOOKS, looks).await.ok().flatten()?;
+    if let Reading::Whole(snapshot) = &*readings.borrow() {
+        state.snapshot = Some(snapshot.clone());
+    }
+    readings.mark_changed(); // What follows from it is found out in its turn.
+    if let (Run::Primary(view), Some(open)) = (&server.run, open) {
+        state.office = Some(Office {
+            since: wiring.clock.now(),
+            end: view.end,
+            open: Some(open),
+            sync: None,
+            sync_dry_since: None,
+            sync_at: None,
+        });
+    }
+    Some(Event::Observed(server))
+}
+
+/// The first look that shows what the server is.
+async fn first_look(seen: &mut mpsc::Receiver<Seen>) -> Option<Server> {
+    loop {
+        if let Seen::Observed(server) = seen.recv().await?
+            && !matches!(server.run, Run::Unknown | Run::Busy(_))
+        {
+            return Some(server);
+        }
+    }
+}
+
+/// Leaves the session and the server to the next controller, with leases as fresh as can be.
+async fn hand_over(mut state: State, wiring: Wiring, session: session::Keeper) {
+    if let Some(begun) = session.leave(wiring.clock, LAST_RENEWAL).await {
+        // Only for its leases: nothing is asked for any more.
+        (state, _) = step(&state, wiring.clock.now(), Event::Renewed { begun });
+    }
+    let Leases { session_until, link_until } = state.leases;
+    wiring.lease.send_replace(session_until.max(link_until));
+    let open = state.office.as_ref().and_then(|office| office.open);
+    // A supervisor that has ended has nothing to leave.
+    let _ = wiring.hand_over.send(Mandate { session_until, link_until, open });
 }
 
 /// One compare-and-swap; its answer is an event.

@@ -8,17 +8,21 @@
 //! **Invariant:** "down" is only said when for certain no process works in the data directory, and
 //! names are only said to be in force when every commit from then on waits for them (R6).
 //!
-//! **Invariant:** the server does not outlive this process, and neither a client's backend nor one
-//! that waits for the sync is ever cancelled or released (R9).
+//! **Invariant:** the server does not outlive this process, unless it was left to the next one in
+//! order; and neither a client's backend nor one that waits for the sync is ever cancelled or
+//! released (R9).
 //!
 //! Source: PROTOCOL.md, R4, R5, R6, R9, R10, R11 and "What PostgreSQL must be told".
 
 mod configuration;
 mod control;
 mod data_dir;
+mod handover;
 mod heartbeat;
 mod helper;
+mod keeper;
 mod layout;
+mod link;
 mod look;
 mod making;
 mod names;
@@ -40,12 +44,14 @@ use std::time::Duration;
 
 use dugong_machine::{Goal, Server, Time};
 use dugong_topology::{Address, InstanceId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 
+pub use handover::Mandate;
+pub use keeper::{KEEP, keep};
 pub use programs::{BinError, Version, find_bin};
 
 /// Observations that wait for their reader. A slow reader slows the looks, it loses none.
@@ -61,6 +67,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// The directory of PostgreSQL's programs: see [`find_bin`].
     pub bin: PathBuf,
+    /// The program that calls [`keep`] where its first argument is [`KEEP`].
+    pub keeper: PathBuf,
     /// Where the server listens.
     pub listen: Address,
     /// Further settings, name to value: as checked in the configuration.
@@ -86,6 +94,13 @@ pub enum Seen {
 pub struct Supervised {
     /// None: nothing is wanted yet; only looked.
     pub goal: watch::Sender<Option<Goal>>,
+    /// Until when a server may live out of recovery, by the clock of this machine. Enforced even
+    /// while this process is paused. In the past at first: nobody is in office by itself.
+    pub lease: watch::Sender<Time>,
+    /// Leaves the server to the next controller, and ends the task.
+    pub hand_over: oneshot::Sender<Mandate>,
+    /// What the controller before this one knew of the office, where it has left its server.
+    pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
     /// Ends after `goal` or `seen` was dropped, once every process is gone.
     pub task: JoinHandle<()>,
@@ -130,19 +145,23 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     }
     let (layout, lock) = layout::Layout::claim(&settings.dir, settings.listen.port)?;
     let spawner = process::Spawner::start().map_err(StartError::Spawner)?;
+    let found = supervisor::Inheritance::find(&layout);
+    let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
+    let (lease, leased) = watch::channel(inherited.unwrap_or_default().end());
+    let (hand_over, handed) = oneshot::channel();
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
+    let words = supervisor::Words { goals, lease: leased, hand_over: handed, seen: seen_sender };
     let supervisor = supervisor::Supervisor::new(
         Arc::new(settings),
         Arc::new(layout),
         Arc::new(spawner),
         clock,
-        goals,
-        seen_sender,
+        words,
     );
     let task = tokio::spawn(async move {
-        supervisor.run().await;
+        supervisor.run(found).await;
         drop(lock);
     });
-    Ok(Supervised { goal, seen, task })
+    Ok(Supervised { goal, lease, hand_over, inherited, seen, task })
 }

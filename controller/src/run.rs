@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
-use crate::driver::{self, Local, Wiring};
+use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::http::{Pages, router};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
@@ -28,6 +28,10 @@ use crate::{lifeline, metrics, postgres, publish};
 ///
 /// One controller runs beside each instance of a cluster. They agree through a store; on one
 /// machine that is a file which all of them share, and `dugong up` starts them all.
+///
+/// SIGTERM or SIGINT stops the server and ends the controller. SIGUSR1 ends the controller and
+/// keeps its server running: for a restart or an upgrade, to be followed by a new controller within
+/// a second or two, before the lease of a primary ends.
 #[derive(Clone, Debug, Parser)]
 #[command(
     version,
@@ -112,7 +116,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 async fn control(config: Config) -> Result<(), Failure> {
-    let leave = leave_on_signal().map_err(Failure::runtime)?;
+    let orders = orders_by_signal().map_err(Failure::runtime)?;
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
     let StoreBackend::Sqlite { path } = &config.store.backend;
@@ -126,7 +130,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
-    let server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
+    let mut server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
         .map_err(Failure::runtime)?;
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
@@ -143,17 +147,31 @@ async fn control(config: Config) -> Result<(), Failure> {
         machine_settings(&config),
         clock.now(),
     );
-    let wiring = Wiring { clock, store, goal: server.goal, seen: server.seen, local, leave };
+    let wiring = Wiring {
+        clock,
+        store,
+        goal: server.goal,
+        lease: server.lease,
+        hand_over: server.hand_over,
+        inherited: server.inherited,
+        seen: server.seen,
+        local,
+        orders,
+    };
     let outcome = tokio::select! {
-        () = driver::run(state, wiring) => Ok(()),
+        end = driver::run(state, wiring) => Ok(end),
         ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
-        ended = server.task => Err(Failure::Runtime(match ended {
+        ended = &mut server.task => Err(Failure::Runtime(match ended {
             Ok(()) => format!("{} was destroyed", config.dir.display()),
             Err(error) => format!("the server is not looked after any more: {error}"),
         })),
     };
+    if let Ok(End::HandedOver) = outcome {
+        // Until the keeper has the note. One that takes longer is ended with its server.
+        server.task.await.map_err(Failure::runtime)?;
+    }
     tracing::info!("ended");
-    outcome
+    outcome.map(|_| ())
 }
 
 fn machine_settings(config: &Config) -> Settings {
@@ -179,6 +197,8 @@ fn postgres_settings(
         cluster: config.cluster.clone(),
         dir: config.dir.clone(),
         bin,
+        // This very program, even if its file was replaced by another version meanwhile.
+        keeper: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
@@ -198,19 +218,21 @@ async fn listen(address: &Address) -> Result<TcpListener, Failure> {
     })
 }
 
-/// True from the first SIGTERM or SIGINT on.
-fn leave_on_signal() -> std::io::Result<watch::Receiver<bool>> {
-    let (sender, receiver) = watch::channel(false);
+/// What the last signal said.
+fn orders_by_signal() -> std::io::Result<watch::Receiver<Order>> {
+    let (sender, receiver) = watch::channel(Order::GoOn);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hand_over = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-            }
-            tracing::info!("told to end");
-            sender.send_replace(true);
+            let order = tokio::select! {
+                _ = terminate.recv() => Order::Leave,
+                _ = interrupt.recv() => Order::Leave,
+                _ = hand_over.recv() => Order::HandOver,
+            };
+            tracing::info!("told to end: {order:?}");
+            sender.send_replace(order);
         }
     });
     Ok(receiver)

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, StandbyView, Work,
+    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, StandbyView, Time, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, TimelineId};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ const DRY_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Place<'a> {
     pub settings: &'a Settings,
     pub layout: &'a Layout,
+    /// Until when a primary may live.
+    pub lease: &'a watch::Receiver<Time>,
 }
 
 /// The server process and all that is known of it.
@@ -87,6 +90,13 @@ impl Running {
         }
     }
 
+    /// Whether all that is known of it is also seen, and nothing is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        let promoting = self.role == StartsAs::Standby && self.promotion_asked.is_some();
+        let certain = self.confirmed && self.older.is_empty();
+        certain && !promoting && !self.postmaster.is_stopping() && !self.postmaster.has_exited()
+    }
+
     /// Adjusts what can be adjusted while it runs, and looks.
     ///
     /// # Errors
@@ -112,8 +122,15 @@ impl Running {
             (true, None | Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. })) => {
                 self.stand_by(place, self.live.source.clone(), None).await
             }
-            (false, Some(Goal::Primary(goal))) => self.hold_office(place, goal).await,
-            (false, _) => {
+            (false, Some(Goal::Primary(goal))) => {
+                self.hold_office(place, &goal.names, goal.access, Some(&goal.downstreams)).await
+            }
+            (false, None) => {
+                // Inherited: it stays as it is until somebody says what it shall be.
+                let Live { names, access, .. } = self.live.clone();
+                self.hold_office(place, names.as_slice(), access, None).await
+            }
+            (false, Some(_)) => {
                 // Not what it shall be: the next step stops it.
                 self.role = StartsAs::Primary;
                 Ok(Run::Busy(Work::Stopping))
@@ -140,6 +157,9 @@ impl Running {
     async fn promote(&mut self, place: Place<'_>, goal: &PrimaryGoal) -> Result<Run, LookError> {
         let again = self.promotion_asked.is_none_or(|asked| asked.elapsed() > PROMOTION_PATIENCE);
         if again {
+            // It may leave recovery from here on.
+            let failed = |error| LookError::File { what: "the keeper does not listen", error };
+            self.postmaster.bind_to(place.lease).map_err(failed)?;
             let names = self.live.names.changed_to(&goal.names);
             let source = self.live.source.clone();
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
@@ -153,21 +173,23 @@ impl Running {
         Ok(Run::Busy(Work::Promoting))
     }
 
+    /// `downstreams`: none where their slots stay as they are.
     async fn hold_office(
         &mut self,
         place: Place<'_>,
-        goal: &PrimaryGoal,
+        names: &[InstanceId],
+        access: Access,
+        downstreams: Option<&BTreeSet<InstanceId>>,
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Primary;
         self.probe = None;
-        let names = self.live.names.changed_to(&goal.names);
+        let wanted = self.live.names.changed_to(names);
         let source = self.live.source.clone();
-        let access = goal.access;
         let clients = match access {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
-        self.settle(place, &Live { names, access, clients, source }).await?;
+        self.settle(place, &Live { names: wanted, access, clients, source }).await?;
         let look = look_at_primary(self.session().await?).await?;
         let ours = place.layout.data.join("dugong.conf");
         let in_force = look.names == self.live.names.rendered()
@@ -181,14 +203,16 @@ impl Running {
                 look.names_file.as_deref().unwrap_or("the command line")
             )));
         }
-        self.keep_slots(&look.slots, &goal.downstreams).await?;
+        if let Some(downstreams) = downstreams {
+            self.keep_slots(&look.slots, downstreams).await?;
+        }
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint();
         }
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
             end: look.end.lsn,
-            names: goal.names.clone(),
+            names: names.to_vec(),
             access: look.access,
             standbys: look.standbys,
         }))

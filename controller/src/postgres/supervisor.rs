@@ -1,18 +1,22 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
+mod succession;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Upstream, Work};
+use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Upstream, Work};
 use dugong_topology::Generation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
+use super::handover::Mandate;
 use super::heartbeat::{Beating, beat};
+use super::keeper::Term;
 use super::layout::{Layout, remove_all};
 use super::making::{MakingError, Workshop, size_of, tidy};
 use super::names::Names;
@@ -25,6 +29,10 @@ use super::running::{Place, Running, generation_of, see_generation};
 use super::{Seen, Settings};
 use crate::clock::Clock;
 
+use self::succession::Left;
+
+pub(super) use self::succession::Inheritance;
+
 /// Between two searches for processes while none should be there.
 const SEARCH: Duration = Duration::from_secs(1);
 /// A server that has run for this long has not failed to start.
@@ -36,6 +44,10 @@ pub(super) struct Supervisor {
     layout: Arc<Layout>,
     spawner: Arc<Spawner>,
     goals: watch::Receiver<Option<Goal>>,
+    /// Until when a primary may live.
+    lease: watch::Receiver<Time>,
+    /// Comes when the server shall be left to the next controller.
+    handed: Option<oneshot::Receiver<Mandate>>,
     reporter: Reporter,
     beating: watch::Sender<Beating>,
     _heart: JoinSet<()>,
@@ -55,15 +67,23 @@ pub(super) struct Supervisor {
     changed: Instant,
 }
 
+/// What the supervisor is told, and where it tells what it sees.
+pub(super) struct Words {
+    pub(super) goals: watch::Receiver<Option<Goal>>,
+    pub(super) lease: watch::Receiver<Time>,
+    pub(super) hand_over: oneshot::Receiver<Mandate>,
+    pub(super) seen: mpsc::Sender<Seen>,
+}
+
 impl Supervisor {
     pub(super) fn new(
         settings: Arc<Settings>,
         layout: Arc<Layout>,
         spawner: Arc<Spawner>,
         clock: Clock,
-        goals: watch::Receiver<Option<Goal>>,
-        seen: mpsc::Sender<Seen>,
+        words: Words,
     ) -> Self {
+        let Words { goals, lease, hand_over, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         // Dropped with the supervisor, when its server is gone: no commit of it still waits.
@@ -74,6 +94,8 @@ impl Supervisor {
             layout,
             spawner,
             goals,
+            lease,
+            handed: Some(hand_over),
             reporter: Reporter::new(seen),
             beating,
             _heart: heart,
@@ -89,15 +111,25 @@ impl Supervisor {
         }
     }
 
-    /// Runs until nobody gives goals or reads observations any more; then nothing runs here.
-    pub(super) async fn run(mut self) {
-        // A controller before this one may have been killed: what it left is ended first.
-        self.end_everything().await;
+    /// Runs until nobody gives goals or reads observations any more; then nothing runs here. Or
+    /// until the server shall be handed over: then it runs on.
+    pub(super) async fn run(mut self, found: Option<Inheritance>) {
+        if let Err(why) = self.inherit(found) {
+            tracing::warn!("the server that was left here is ended: {why}");
+        }
+        if self.running.is_none() {
+            // A controller before this one may have been killed: what it left is ended first.
+            self.end_everything().await;
+        }
         if let Err(error) = tidy(&self.layout) {
             tracing::error!(%error, "left-over data cannot be removed");
         }
         self.examine().await;
+        if self.running.is_some() && !matches!(self.data, Data::Own(_)) {
+            self.end_everything().await;
+        }
         let mut previous = None;
+        let mut handed = self.handed.take();
         loop {
             if self.running.is_none() && !self.layout.is_claimed() {
                 // Whoever starts this controller again makes everything in it anew.
@@ -116,6 +148,13 @@ impl Supervisor {
                 biased;
                 // A dropped turn loses nothing: what it has done is in `self`.
                 () = ended(&mut exit) => self.on_exit().await,
+                // Before the end of the goals, which comes with it.
+                mandate = told(&mut handed) => {
+                    if self.hand_over(mandate).await == Left::Running {
+                        return;
+                    }
+                    break;
+                }
                 () = reader.closed() => break,
                 still = superseded(goals, goal.as_ref()) => if still == Owner::Gone { break },
                 () = self.turn_and_pause(goal.as_ref()) => (),
@@ -200,7 +239,7 @@ impl Supervisor {
             self.end_everything().await;
             return Run::Down;
         }
-        let place = Place { settings: &self.settings, layout: &self.layout };
+        let place = Place { settings: &self.settings, layout: &self.layout, lease: &self.lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
                 self.trouble = running.dry_words(&self.layout.log);
@@ -274,9 +313,16 @@ impl Supervisor {
             see_generation(layout, &mut self.data, generation)?;
         }
         configuration::write_all(settings, layout, &live).map_err(file("its configuration"))?;
-        let postmaster = Postmaster::start(settings, layout, spawner, &layout.data, &[])
+        let term = match role {
+            StartsAs::Primary => Term::Until(*self.lease.borrow()),
+            StartsAs::Standby => Term::Free,
+        };
+        let mut postmaster = Postmaster::start(settings, layout, &layout.data, &[], term)
             .await
             .map_err(file("its program"))?;
+        if role == StartsAs::Primary {
+            postmaster.bind_to(&self.lease).map_err(file("its keeper"))?;
+        }
         Ok(Running::new(postmaster, role, door(settings, layout), live))
     }
 
@@ -309,10 +355,10 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(running) = &self.running {
+        if let Some(running) = self.running.take() {
+            running.postmaster.kill_keeper();
             running.postmaster.exit().wait().await;
         }
-        self.running = None;
         self.searched = Some(Instant::now());
     }
 
@@ -479,6 +525,17 @@ async fn superseded(mut goals: watch::Receiver<Option<Goal>>, current: Option<&G
             return Owner::There;
         }
     }
+}
+
+/// Returns when the server shall be handed over; never where nobody says so.
+async fn told(handed: &mut Option<oneshot::Receiver<Mandate>>) -> Mandate {
+    if let Some(waiting) = handed
+        && let Ok(mandate) = waiting.await
+    {
+        return mandate;
+    }
+    *handed = None; // Whoever could have said so is gone.
+    std::future::pending().await
 }
 
 /// Returns when the server process has ended; never where there is none.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dugong_controller::clock::Clock;
 use dugong_controller::credentials::Credentials;
-use dugong_controller::postgres::{Seen, Settings, StartError, Supervised, find_bin, supervise};
+use dugong_controller::postgres::{
+    Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
+};
 use dugong_machine::{
     Access, Goal, PrimaryGoal, PrimaryView, Run, Server, StandbyGoal, StandbyView, Time, Upstream,
 };
@@ -127,6 +129,7 @@ impl Instance {
             cluster: "main".to_owned(),
             dir,
             bin,
+            keeper: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
@@ -137,6 +140,7 @@ impl Instance {
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
         let supervised = supervise(settings.clone(), Clock).unwrap();
+        supervised.lease.send_replace(Clock.now().after(DEADLINE * 10));
         Self {
             id: settings.instance.clone(),
             generation: Generation(1),
@@ -154,10 +158,30 @@ impl Instance {
     /// Ends its supervision, as the end of a controller does.
     pub(crate) async fn end(self) -> Ended {
         let Self { settings, supervised, folder, .. } = self;
-        let Supervised { goal, seen, task } = supervised;
+        let Supervised { goal, seen, task, .. } = supervised;
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
+    }
+
+    /// Ends its supervision in order, and leaves its server running.
+    pub(crate) async fn hand_over(self, mandate: Mandate) -> Ended {
+        let Self { settings, supervised, folder, .. } = self;
+        let Supervised { goal, seen, hand_over, task, .. } = supervised;
+        hand_over.send(mandate).unwrap();
+        drop((goal, seen));
+        task.await.unwrap();
+        Ended { settings, folder }
+    }
+
+    /// The end of the lease that its server lives by, if it is a primary.
+    pub(crate) fn lease_ends_in(&self, span: Duration) {
+        self.supervised.lease.send_replace(Clock.now().after(span));
+    }
+
+    /// What the controller before this one has left.
+    pub(crate) fn inherited(&self) -> Option<Mandate> {
+        self.supervised.inherited
     }
 
     pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
