@@ -401,6 +401,11 @@ impl Ended {
             .unwrap()
     }
 
+    /// Its next controller is configured otherwise.
+    pub(crate) fn move_to_another_port(&mut self) {
+        self.settings.listen = Address::loopback(free_port());
+    }
+
     /// Its next controller.
     pub(crate) fn resume(self) -> Instance {
         Instance::with_settings(self.settings, self.folder)
@@ -423,6 +428,13 @@ pub(crate) async fn cluster_of_two() -> (Instance, Instance) {
 fn postmaster_of(data: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
     text.lines().next()?.trim().parse().ok()
+}
+
+/// The process that started another one.
+pub(crate) fn parent_of(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 /// The processes whose working directory is `data`.

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod instance;
+mod keeping;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
