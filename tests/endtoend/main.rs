@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
+//! | `keeping` | a controller that is paused, or restarted in order |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
 mod bootstrap;
 mod failover;
+mod keeping;
 mod resume;
 
 use std::time::Duration;
