@@ -3,7 +3,7 @@
 //! One task owns the [`State`], so there is no lock. Actions are started here and never awaited:
 //! what became of one comes back as an event, in order with everything else that happened.
 //!
-//! A controller may leave its running server to the next one ([`Order::HandOver`]): the office goes
+//! A controller may leave its running server to the next one ([`Order::Restart`]): the office goes
 //! on, so that the new controller says and wants nothing before it knows as much as the old one.
 //!
 //! **Invariant:** the lease that the server lives by is named after each step, by the same numbers
@@ -17,6 +17,7 @@ use dugong_machine::{
     step,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Interval;
 
 use crate::clock::Clock;
 use crate::metrics;
@@ -39,7 +40,7 @@ const FIRST_LOOKS: Duration = Duration::from_secs(5);
 pub enum Order {
     GoOn,
     /// End, but leave the server running for the next controller.
-    HandOver,
+    Restart,
     /// Stop the server, and end.
     Leave,
 }
@@ -50,7 +51,7 @@ pub enum End {
     /// The server is stopped, and the session given back.
     Left,
     /// The server is being left to the next controller, with the session.
-    HandedOver,
+    Restarting,
 }
 
 /// What the driver is connected to.
@@ -61,7 +62,7 @@ pub struct Wiring {
     pub goal: watch::Sender<Option<Goal>>,
     /// Until when the server may be a primary: see [`Supervised`](crate::postgres::Supervised).
     pub lease: watch::Sender<Time>,
-    pub hand_over: oneshot::Sender<Mandate>,
+    pub leave_running: oneshot::Sender<Mandate>,
     /// What the controller before this one knew, where it has left its server.
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
@@ -100,30 +101,16 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
     loop {
         let event = match first.take() {
             Some(event) => event,
-            None => tokio::select! {
-                // Every branch is a receive, which loses nothing when another one wins.
-                Some(event) = outcomes.recv() => event,
-                Ok(()) = readings.changed() => match as_event(&readings.borrow_and_update()) {
-                    Some(event) => event,
-                    None => continue,
-                },
-                Some(seen) = wiring.seen.recv() => match seen {
-                    Seen::Observed(server) => Event::Observed(server),
-                    Seen::LinkConfirmed { begun } => Event::LinkConfirmed { begun },
-                },
-                Ok(()) = wiring.orders.changed() => match *wiring.orders.borrow_and_update() {
-                    Order::GoOn | Order::HandOver => Event::Tick,
-                    Order::Leave => Event::Leave,
-                },
-                _ = ticks.tick() => Event::Tick,
-            },
+            None => next_event(&mut wiring, &mut outcomes, &mut readings, &mut ticks).await,
         };
         let now = wiring.clock.now();
         let (next, actions) = step(&state, now, event);
         tell_changes(&state, &next);
         state = next;
-        let end = state.leases.session_until.max(state.leases.link_until);
-        wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
+        // Before a goal that needs it.
+        if let Some(end) = state.may_serve_until() {
+            wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
+        }
         for action in actions {
             match action {
                 Action::Announce(presence) => session.say(presence),
@@ -137,6 +124,16 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
                     // Its answer is an event; the machine asks again for one that does not come.
                     tokio::spawn(declare(store, declaration, results.clone()));
                 }
+                Action::Answer { request, outcome } => {
+                    tracing::info!("request {request}: {outcome:?}");
+                    let store = wiring.store.clone();
+                    // The machine asks again until the store shows the outcome.
+                    tokio::spawn(async move {
+                        if let Err(error) = store.answer(request, outcome).await {
+                            tracing::warn!(%error, "the store did not take an outcome");
+                        }
+                    });
+                }
                 Action::Finish => {
                     session.end().await;
                     return End::Left;
@@ -145,12 +142,42 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
         }
         metrics::show(&state);
         wiring.local.send_if_modified(|local| show(local, &state, now));
-        // R6: not before it is known what was declared.
-        let may_go = state.declaring.is_none() && !state.leaving;
-        if may_go && *wiring.orders.borrow() == Order::HandOver {
-            hand_over(state, wiring, session).await;
-            return End::HandedOver;
+        // R6: not before it is known what was declared. Nor in the middle of a switchover, whose
+        // stage nobody else would know.
+        let at_rest = state.declaring.is_none() && state.switchover.is_none();
+        let may_go = at_rest && !state.leaving;
+        if may_go && *wiring.orders.borrow() == Order::Restart {
+            make_way(state, wiring, session).await;
+            return End::Restarting;
         }
+    }
+}
+
+/// Waits for the next thing that happens.
+async fn next_event(
+    wiring: &mut Wiring,
+    outcomes: &mut mpsc::Receiver<Event>,
+    readings: &mut watch::Receiver<Reading>,
+    ticks: &mut Interval,
+) -> Event {
+    loop {
+        return tokio::select! {
+            // Every branch is a receive, which loses nothing when another one wins.
+            Some(event) = outcomes.recv() => event,
+            Ok(()) = readings.changed() => match as_event(&readings.borrow_and_update()) {
+                Some(event) => event,
+                None => continue,
+            },
+            Some(seen) = wiring.seen.recv() => match seen {
+                Seen::Observed(server) => Event::Observed(server),
+                Seen::LinkConfirmed { begun } => Event::LinkConfirmed { begun },
+            },
+            Ok(()) = wiring.orders.changed() => match *wiring.orders.borrow_and_update() {
+                Order::GoOn | Order::Restart => Event::Tick,
+                Order::Leave => Event::Leave,
+            },
+            _ = ticks.tick() => Event::Tick,
+        };
     }
 }
 
@@ -171,6 +198,8 @@ async fn take_over(
     let server = tokio::time::timeout(FIRST_LOOKS, looks).await.ok().flatten()?;
     if let Reading::Whole(snapshot) = &*readings.borrow() {
         state.snapshot = Some(snapshot.clone());
+        // As with any first snapshot: what was asked before this process began is refused.
+        state.inherited = snapshot.requests.keys().next_back().copied().unwrap_or_default();
     }
     readings.mark_changed(); // What follows from it is found out in its turn.
     if let (Run::Primary(view), Some(open)) = (&server.run, open) {
@@ -198,7 +227,7 @@ async fn first_look(seen: &mut mpsc::Receiver<Seen>) -> Option<Server> {
 }
 
 /// Leaves the session and the server to the next controller, with leases as fresh as can be.
-async fn hand_over(mut state: State, wiring: Wiring, session: session::Keeper) {
+async fn make_way(mut state: State, wiring: Wiring, session: session::Keeper) {
     if let Some(begun) = session.leave(wiring.clock, LAST_RENEWAL).await {
         // Only for its leases: nothing is asked for any more.
         (state, _) = step(&state, wiring.clock.now(), Event::Renewed { begun });
@@ -207,7 +236,7 @@ async fn hand_over(mut state: State, wiring: Wiring, session: session::Keeper) {
     wiring.lease.send_replace(session_until.max(link_until));
     let open = state.office.as_ref().and_then(|office| office.open);
     // A supervisor that has ended has nothing to leave.
-    let _ = wiring.hand_over.send(Mandate { session_until, link_until, open });
+    let _ = wiring.leave_running.send(Mandate { session_until, link_until, open });
 }
 
 /// One compare-and-swap; its answer is an event.

@@ -1,7 +1,11 @@
-//! What an operator asks of a cluster: its state, its history, how to connect.
+//! What an operator asks of a cluster: its state, its history, how to connect;
+//! another primary, and whether roles change by themselves.
 
+mod caller;
 pub mod client;
 pub mod dsn;
+pub mod freeze;
 pub mod history;
 pub mod status;
+pub mod switchover;
 mod table;

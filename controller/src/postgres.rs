@@ -17,14 +17,13 @@
 mod configuration;
 mod control;
 mod data_dir;
-mod handover;
 mod heartbeat;
 mod helper;
-mod keeper;
 mod layout;
 mod link;
 mod look;
 mod making;
+mod mandate;
 mod names;
 mod pace;
 mod plan;
@@ -36,6 +35,7 @@ mod reporter;
 mod running;
 mod settle;
 mod supervisor;
+pub mod warden;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -50,8 +50,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 
-pub use handover::Mandate;
-pub use keeper::{KEEP, keep};
+pub use mandate::Mandate;
 pub use programs::{BinError, Version, find_bin};
 
 /// Observations that wait for their reader. A slow reader slows the looks, it loses none.
@@ -67,8 +66,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// The directory of PostgreSQL's programs: see [`find_bin`].
     pub bin: PathBuf,
-    /// The program that calls [`keep`] where its first argument is [`KEEP`].
-    pub keeper: PathBuf,
+    /// The program that calls [`warden::keep`] where its first argument is [`warden::COMMAND`].
+    pub warden: PathBuf,
     /// Where the server listens.
     pub listen: Address,
     /// Further settings, name to value: as checked in the configuration.
@@ -98,7 +97,7 @@ pub struct Supervised {
     /// while this process is paused. In the past at first: nobody is in office by itself.
     pub lease: watch::Sender<Time>,
     /// Leaves the server to the next controller, and ends the task.
-    pub hand_over: oneshot::Sender<Mandate>,
+    pub leave_running: oneshot::Sender<Mandate>,
     /// What the controller before this one knew of the office, where it has left its server.
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
@@ -149,9 +148,10 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
     let (lease, leased) = watch::channel(inherited.unwrap_or_default().end());
-    let (hand_over, handed) = oneshot::channel();
+    let (leave_running, leaving) = oneshot::channel();
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
-    let words = supervisor::Words { goals, lease: leased, hand_over: handed, seen: seen_sender };
+    let words =
+        supervisor::Words { goals, lease: leased, leave_running: leaving, seen: seen_sender };
     let supervisor = supervisor::Supervisor::new(
         Arc::new(settings),
         Arc::new(layout),
@@ -163,5 +163,5 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
         supervisor.run(found).await;
         drop(lock);
     });
-    Ok(Supervised { goal, lease, hand_over, inherited, seen, task })
+    Ok(Supervised { goal, lease, leave_running, inherited, seen, task })
 }

@@ -1,8 +1,9 @@
-//! The topology for everybody: projected from the store's snapshots, encoded once, fanned out.
+//! The topology for everybody, and the desk where operators ask: projected from the store's snapshots, encoded once, fanned out.
 //!
 //! **Invariant:** a published topology is a function of one snapshot and of nothing else, so all
 //! controllers publish the same document for the same revision (R12). Versions only grow.
 
+pub mod desk;
 pub mod http;
 mod patroni;
 mod projection;

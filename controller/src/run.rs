@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
 use crate::driver::{self, End, Local, Order, Wiring};
-use crate::publish::http::{Pages, router};
+use crate::publish::desk::Desk;
+use crate::publish::http::{self, Pages};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::{lifeline, metrics, postgres, publish};
@@ -127,16 +128,18 @@ async fn control(config: Config) -> Result<(), Failure> {
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
 
     let clock = Clock;
+    let password = credentials.superuser.password.clone();
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
     let mut server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
         .map_err(Failure::runtime)?;
+    let desk = Desk { store: store.clone(), password };
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
-    let http = tokio::spawn(async move { axum::serve(listener, router(pages)).await });
+    let http = tokio::spawn(http::serve(listener, pages, desk));
 
     tracing::info!(instance = %config.instance, http = %config.http.listen, "ready");
     let state = State::new(
@@ -152,7 +155,7 @@ async fn control(config: Config) -> Result<(), Failure> {
         store,
         goal: server.goal,
         lease: server.lease,
-        hand_over: server.hand_over,
+        leave_running: server.leave_running,
         inherited: server.inherited,
         seen: server.seen,
         local,
@@ -166,8 +169,8 @@ async fn control(config: Config) -> Result<(), Failure> {
             Err(error) => format!("the server is not looked after any more: {error}"),
         })),
     };
-    if let Ok(End::HandedOver) = outcome {
-        // Until the keeper has the note. One that takes longer is ended with its server.
+    if let Ok(End::Restarting) = outcome {
+        // Until the warden has the note. One that takes longer is ended with its server.
         server.task.await.map_err(Failure::runtime)?;
     }
     tracing::info!("ended");
@@ -198,7 +201,7 @@ fn postgres_settings(
         dir: config.dir.clone(),
         bin,
         // This very program, even if its file was replaced by another version meanwhile.
-        keeper: PathBuf::from("/proc/self/exe"),
+        warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
@@ -223,13 +226,13 @@ fn orders_by_signal() -> std::io::Result<watch::Receiver<Order>> {
     let (sender, receiver) = watch::channel(Order::GoOn);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hand_over = signal(SignalKind::user_defined1())?;
+    let mut restart = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
         loop {
             let order = tokio::select! {
                 _ = terminate.recv() => Order::Leave,
                 _ = interrupt.recv() => Order::Leave,
-                _ = hand_over.recv() => Order::HandOver,
+                _ = restart.recv() => Order::Restart,
             };
             tracing::info!("told to end: {order:?}");
             sender.send_replace(order);

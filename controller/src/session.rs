@@ -125,12 +125,12 @@ async fn renew_for_ever(
 mod tests {
     use std::sync::Mutex;
 
-    use dugong_machine::{Declaration, ServerState};
+    use dugong_machine::{Ask, Declaration, Outcome, RequestNumber, ServerState, Snapshot};
     use dugong_topology::{Address, Generation, Revision};
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::store::{DeclareError, HistoryEntry, Reading, StoreError};
+    use crate::store::{AskError, DeclareError, HistoryEntry, Reading, StoreError};
 
     /// Takes everything, and remembers what was announced.
     #[derive(Default)]
@@ -156,6 +156,18 @@ mod tests {
             ready(Ok(())).boxed()
         }
 
+        fn ask(&self, _: String, _: Ask) -> BoxFuture<'_, Result<RequestNumber, AskError>> {
+            ready(Ok(RequestNumber(1))).boxed()
+        }
+
+        fn answer(&self, _: RequestNumber, _: Outcome) -> BoxFuture<'_, Result<(), StoreError>> {
+            ready(Ok(())).boxed()
+        }
+
+        fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+            ready(Ok(Snapshot::default())).boxed()
+        }
+
         fn watch(&self) -> watch::Receiver<Reading> {
             watch::channel(Reading::Pending).1
         }
@@ -178,6 +190,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            hands_over: None,
             note: None,
         }
     }

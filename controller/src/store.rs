@@ -5,7 +5,9 @@
 //! 2. [`Store::announce`] says something about this instance under the session of this handle;
 //!    [`Store::renew`] keeps the session alive; [`Store::resign`] ends it.
 //! 3. [`Store::watch`] shows whole snapshots, monotonic in revision, always the newest.
-//! 4. An unreachable store is an error, never an empty answer.
+//! 4. [`Store::ask`] writes an operator's request; it ends by one outcome, the first: through
+//!    [`Store::answer`], or with the declaration that fulfils it, in the same transaction.
+//! 5. An unreachable store is an error, never an empty answer.
 //!
 //! A handle belongs to one controller process: it opens its own session, and a new process opens
 //! a new one, which ends whatever session the instance had before.
@@ -19,7 +21,7 @@ pub mod sqlite;
 
 use std::sync::Arc;
 
-use dugong_machine::{Declaration, Presence, Record, Snapshot};
+use dugong_machine::{Ask, Declaration, Outcome, Presence, Record, RequestNumber, Snapshot};
 use dugong_topology::Revision;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -53,6 +55,31 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The store did not take it: the session lapses by itself.
     fn resign(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Writes a request of an operator, `by` for people to read; every watch shows it.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError::Busy`]: another one is not answered yet.
+    fn ask(&self, by: String, what: Ask) -> BoxFuture<'_, Result<RequestNumber, AskError>>;
+
+    /// Gives a request its outcome. One that has an outcome keeps it.
+    ///
+    /// # Errors
+    ///
+    /// The store did not take it.
+    fn answer(
+        &self,
+        request: RequestNumber,
+        outcome: Outcome,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The content as it is now: newer than, or equal to, every reading that was published.
+    ///
+    /// # Errors
+    ///
+    /// The store could not be read.
+    fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>>;
 
     /// The newest reading of the store, or why it cannot be read just now.
     ///
@@ -103,6 +130,17 @@ pub enum DeclareError {
     #[error("the primary is present and has not stopped its server")]
     Guarded,
     /// It may have been written or not.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a request was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error(
+        "request {request} is not answered yet: wait for its outcome (`dugong status` shows it)"
+    )]
+    Busy { request: RequestNumber },
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -46,6 +46,10 @@ fn what_is_typed_wrong_ends_with_status_2() {
     refused("dugong", &["up", "--instances", "2"], 2, &["--instances 2", "3 to 9"]);
     refused("dugong", &["up", "--write-port", "70000"], 2, &["70000"]);
     refused("dugong", &["status", "--controller", "nowhere"], 2, &["nowhere", "http://"]);
+    refused("dugong", &["switchover", "--drain", "60s"], 2, &["--timeout", "--drain"]);
+    refused("dugong", &["switchover", "--to", "PG"], 2, &["--to", "instance id"]);
+    refused("dugong", &["freeze"], 2, &["--why"]);
+    refused("dugong", &["freeze", "--why", " "], 2, &["--why"]);
     refused("dugong-controller", &[], 2, &["--config"]);
 }
 
@@ -53,7 +57,7 @@ fn what_is_typed_wrong_ends_with_status_2() {
 fn a_directory_without_a_cluster_is_told_as_such() {
     let directory = reachable();
     let dir = text(directory.path());
-    for command in ["status", "dsn", "history"] {
+    for command in ["status", "dsn", "history", "switchover", "unfreeze"] {
         refused("dugong", &[command, "--dir", dir], 1, &["no cluster in", dir, "dugong up"]);
     }
     refused("dugong", &["down", "--dir", dir], 1, &["no cluster runs in", dir]);

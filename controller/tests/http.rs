@@ -7,14 +7,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dugong_controller::clock::Clock;
+use dugong_controller::credentials::Credentials;
 use dugong_controller::driver::Local;
-use dugong_controller::publish::http::{Pages, router};
+use dugong_controller::publish::desk::Desk;
+use dugong_controller::publish::http::{self, Pages};
 use dugong_controller::publish::{Published, Topologies};
-use dugong_topology::{Address, Generation, InstanceId, Member, Phase, Revision, Topology, stream};
-use http_body_util::{BodyExt, Empty};
+use dugong_controller::store::sqlite::SqliteStore;
+use dugong_machine::{
+    Declaration, Guard, Outcome, Reason, Record, RequestNumber, SystemIdentifier,
+};
+use dugong_topology::{
+    Address, Generation, InstanceId, Member, Phase, Position, Revision, TimelineId, Topology,
+    stream,
+};
+use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -59,8 +69,22 @@ fn metrics() -> PrometheusHandle {
     HANDLE.get_or_init(|| dugong_controller::metrics::install("pg-1", "main").unwrap()).clone()
 }
 
+/// A store in a directory of its own, and the desk in front of it.
+fn desk() -> (TempDir, Desk) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.db");
+    let store = SqliteStore::open(&path, id("pg-1"), Duration::from_secs(60)).unwrap();
+    let password = Credentials::generate().unwrap().superuser.password;
+    (folder, Desk { store: Arc::new(store), password })
+}
+
 /// A controller's pages for the instance `me`, at the port that is returned.
 async fn serve(me: &str, topologies: Topologies) -> u16 {
+    let (folder, desk) = desk();
+    serve_desk(me, topologies, desk, folder).await
+}
+
+async fn serve_desk(me: &str, topologies: Topologies, desk: Desk, folder: TempDir) -> u16 {
     let clock = Clock;
     let local = Local { stepped_at: clock.now(), ..Local::default() };
     let (sender, local) = watch::channel(local);
@@ -68,19 +92,31 @@ async fn serve(me: &str, topologies: Topologies) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
-        let _sender = sender;
-        axum::serve(listener, router(pages)).await
+        let _kept = (sender, folder);
+        http::serve(listener, pages, desk).await
     });
     port
 }
 
 async fn ask(port: u16, method: &str, path: &str) -> Response<Incoming> {
+    send(port, method, path, "", "").await
+}
+
+async fn send(
+    port: u16,
+    method: &str,
+    path: &str,
+    password: &str,
+    body: &'static str,
+) -> Response<Incoming> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut requests, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header("host", "controller");
-    requests.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+    let request = request.header("authorization", format!("Bearer {password}"));
+    let request = request.header("content-type", "application/json");
+    requests.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap()
 }
 
 #[tokio::test]
@@ -157,4 +193,97 @@ async fn what_is_not_there_is_told() {
         let body = String::from_utf8_lossy(&body);
         assert!(body.contains(words), "{path}: {body}");
     }
+}
+
+/// Status, and the body as JSON.
+async fn told(
+    port: u16,
+    method: &str,
+    path: &str,
+    password: &str,
+    body: &'static str,
+) -> (StatusCode, serde_json::Value) {
+    let answer = send(port, method, path, password, body).await;
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+const SWITCHOVER: &str = r#"{"by":"ann","what":{"switchover":
+    {"from":"pg-1","to":null,"drain":"10s","deadline":"1m"}}}"#;
+
+#[tokio::test]
+async fn operators_need_the_password() {
+    let (folder, desk) = desk();
+    let store = desk.store.clone();
+    let right = desk.password.expose().to_owned();
+    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    for wrong in ["", "guessed", &right[1..], &format!("{right}x")] {
+        for (method, path) in [
+            ("POST", "/v1/requests"),
+            ("GET", "/v1/requests/1"),
+            ("POST", "/v1/freeze"),
+            ("DELETE", "/v1/freeze"),
+        ] {
+            let (status, body) = told(port, method, path, wrong, SWITCHOVER).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert!(body["error"].as_str().unwrap().contains("bearer token"), "{body}");
+        }
+    }
+    assert_eq!(store.read().await.unwrap().requests.len(), 0, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_request_is_taken_once_and_its_outcome_told() {
+    let (folder, desk) = desk();
+    let (store, password) = (desk.store.clone(), desk.password.expose().to_owned());
+    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    let (status, taken) = told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
+    assert_eq!((status, &taken["number"]), (StatusCode::CREATED, &serde_json::json!(1)));
+    let (status, busy) = told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{busy}");
+    let (status, _) = told(port, "POST", "/v1/requests", &password, r#"{"by":"ann"}"#).await;
+    assert!(status.is_client_error(), "{status}");
+
+    let (_, body) = told(port, "GET", "/v1/requests/1", &password, "").await;
+    assert_eq!(body, serde_json::json!({ "outcome": null }));
+    let outcome = Outcome::RolledBack { why: "no third instance".to_owned() };
+    store.answer(RequestNumber(1), outcome).await.unwrap();
+    let (status, body) = told(port, "GET", "/v1/requests/1", &password, "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body["outcome"], serde_json::json!({"rolled_back": {"why": "no third instance"}}));
+    let (status, _) = told(port, "GET", "/v1/requests/7", &password, "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_first_freeze_stays_until_it_is_taken_back() {
+    let (folder, desk) = desk();
+    let (store, password) = (desk.store.clone(), desk.password.expose().to_owned());
+    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    let next = Record {
+        cluster: "main".to_owned(),
+        system_identifier: SystemIdentifier(7),
+        generation: Generation(1),
+        primary: id("pg-1"),
+        sync: Some(id("pg-2")),
+        asyncs: vec![id("pg-3")],
+        deposed: Vec::new(),
+        began_at: Position { timeline: TimelineId(1), lsn: dugong_topology::Lsn(1) },
+        frozen: None,
+        one_node: false,
+        reason: Reason::Bootstrap,
+    };
+    let first = Declaration { next, at: None, guard: Guard::None, fulfils: None };
+    store.declare(first).await.unwrap();
+    let freeze = r#"{"by":"ann","why":"new disks"}"#;
+    let (status, body) = told(port, "POST", "/v1/freeze", &password, freeze).await;
+    assert_eq!((status, &body["before"]), (StatusCode::OK, &serde_json::Value::Null));
+    let again = r#"{"by":"bob","why":"a whim"}"#;
+    for method in ["POST", "DELETE"] {
+        let (status, body) = told(port, method, "/v1/freeze", &password, again).await;
+        assert_eq!((status, &body["before"]["by"]), (StatusCode::OK, &"ann".into()), "{method}");
+    }
+    let (_, body) = told(port, "DELETE", "/v1/freeze", &password, "").await;
+    assert_eq!(body["before"], serde_json::Value::Null);
 }

@@ -1,6 +1,6 @@
 //! Each process of a cluster is killed, and comes back; no acknowledged row is lost.
 
-use dugong_tests::{Cluster, Instance, Writer, eventually, kill};
+use dugong_tests::{Cluster, Instance, Writer, eventually, kill, pause};
 use dugong_topology::{Generation, Role};
 
 use crate::{SOON, nothing_is_lost, written_to};
@@ -78,6 +78,18 @@ async fn the_asyncs_postmaster() {
 async fn the_asyncs_controller() {
     let (_cluster, generations) = lost_and_back(Role::Async, kill_controller).await;
     assert_eq!(generations, 0, "an async is nobody's concern");
+}
+
+/// A server that is there, but does nothing: neither dead nor alive to anybody who only counts
+/// processes.
+#[tokio::test]
+async fn a_primary_whose_server_hangs() {
+    let (cluster, generations) = lost_and_back(Role::Primary, |primary| {
+        primary.server_processes().into_iter().for_each(pause);
+    })
+    .await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
 }
 
 #[tokio::test]

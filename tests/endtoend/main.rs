@@ -4,15 +4,17 @@
 //! | --- | --- |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
-//! | `keeping` | a controller that is paused, or restarted in order |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
+//! | `switchover` | another primary as asked for, or rolled back; frozen |
+//! | `warden` | a controller that is paused, or restarted in order |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
 mod bootstrap;
 mod failover;
-mod keeping;
 mod resume;
+mod switchover;
+mod warden;
 
 use std::time::Duration;
 

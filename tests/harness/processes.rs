@@ -26,7 +26,7 @@ pub fn resume(pid: Pid) {
 }
 
 /// SIGUSR1: a controller ends, and leaves its server to the next one.
-pub fn hand_over(pid: Pid) {
+pub fn restart(pid: Pid) {
     send(pid, Signal::USR1);
 }
 

@@ -10,6 +10,7 @@ use crate::time::Time;
 
 /// One thing that happened. Whatever was started by an [`Action`](crate::Action) ends in one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::large_enum_variant, reason = "lives for one step, and the large one is the usual")]
 pub enum Event {
     /// Time passed; nothing else did.
     Tick,

@@ -21,6 +21,7 @@ mod event;
 mod lease;
 mod presence;
 mod record;
+mod request;
 mod server;
 mod snapshot;
 mod state;
@@ -31,13 +32,14 @@ mod time;
 pub use action::{Action, Declaration, Guard};
 pub use event::{Answer, Event};
 pub use lease::Leases;
-pub use presence::{LagAge, Presence, ServerState, StandbyLag};
+pub use presence::{Handover, LagAge, Presence, ServerState, StandbyLag};
 pub use record::{Deposed, Reason, Record, SystemIdentifier};
+pub use request::{Ask, Outcome, Request, RequestNumber, Switchover};
 pub use server::{
-    Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, StandbyGoal,
-    StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
+    Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, Sessions,
+    StandbyGoal, StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
 };
 pub use snapshot::{Declared, Instance, Session, Snapshot};
-pub use state::{Office, Settings, State, Vacancy};
+pub use state::{Office, Ongoing, Settings, Stage, State, Vacancy};
 pub use step::step;
 pub use time::Time;

@@ -5,6 +5,7 @@ use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::record::SystemIdentifier;
+use crate::request::RequestNumber;
 
 /// One instance's word about itself. It lives as long as the instance's session in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Presence {
     pub upstream: Option<InstanceId>,
     /// As a standby: how far it is behind its upstream.
     pub lag: Option<StandbyLag>,
+    /// As a primary that has stopped: what its sync needs to take over as asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hands_over: Option<Handover>,
     /// What it does or waits for, in words.
     pub note: Option<String>,
 }
@@ -50,6 +54,15 @@ pub enum ServerState {
     Ready,
     /// Out of recovery.
     Primary,
+}
+
+/// A primary's word that it has stopped in order, for a switchover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Handover {
+    pub request: RequestNumber,
+    /// Where the last record of its WAL begins, the shutdown checkpoint. Who has replayed past it
+    /// has everything.
+    pub last: Position,
 }
 
 /// How far a standby is behind its upstream, as it sees it itself.

@@ -128,6 +128,26 @@ impl Record {
         next
     }
 
+    /// R3, R4: the sync `me` takes over from a primary that has handed over, all of whose WAL is
+    /// here and ends at `end`: it stays a member, at the end of the chain.
+    #[must_use]
+    pub fn handed_over_to(&self, me: &InstanceId, sync: &InstanceId, end: Position) -> Self {
+        let mut next = self.taken_over_by(me, sync, end);
+        next.deposed.retain(|deposed| deposed.id != self.primary);
+        next.asyncs.push(self.primary.clone());
+        next.reason = Reason::Switchover;
+        next
+    }
+
+    /// R2, R6: as was asked for, an async and the sync change places.
+    #[must_use]
+    pub fn with_sync_exchanged(&self, sync: &InstanceId, end: Position) -> Self {
+        let mut next = self.with_sync(sync, end);
+        next.asyncs.splice(0..0, self.sync.clone());
+        next.reason = Reason::Switchover;
+        next
+    }
+
     /// R2, R6: the primary goes on with another sync. The former one leaves the record; it comes
     /// back as a newcomer, since its WAL is a prefix of the primary's.
     #[must_use]

@@ -49,6 +49,7 @@ pub struct PrimaryGoal {
     /// commits wait for ever; never "commits wait for nobody" (R6).
     pub names: Vec<InstanceId>,
     pub access: Access,
+    pub sessions: Sessions,
     /// The instances that receive WAL from here, each with a physical slot.
     pub downstreams: BTreeSet<InstanceId>,
     /// A server that died is started again only for a greater number than the one it died in: by
@@ -61,6 +62,14 @@ pub struct PrimaryGoal {
 pub enum Access {
     ReadOnly,
     ReadWrite,
+}
+
+/// What becomes of the sessions of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sessions {
+    Stay,
+    /// Each one is ended as soon as it is between two transactions.
+    Leave,
 }
 
 /// A standby, as it shall be.
@@ -85,6 +94,9 @@ pub struct Upstream {
 pub struct Server {
     pub data: Data,
     pub run: Run,
+    /// While it is down after a primary stopped in order: where the last record of its WAL begins,
+    /// the shutdown checkpoint.
+    pub shut_down_at: Option<Position>,
     /// Why the goal is not reached yet, where that is more than a matter of time: the last error,
     /// in words, with the next step.
     pub trouble: Option<String>,
@@ -187,6 +199,8 @@ pub struct PrimaryView {
     /// `pg_file_settings`, and no WAL sender left that may know only older ones (R6).
     pub names: Vec<InstanceId>,
     pub access: Access,
+    /// Sessions of clients inside a transaction; counted only while they leave.
+    pub in_transaction: Option<u32>,
     /// The standbys that stream from here.
     pub standbys: Vec<StandbyRow>,
 }
@@ -213,7 +227,7 @@ pub enum Waits {
 impl Server {
     /// Before the first look.
     pub fn unknown() -> Self {
-        Self { data: Data::Unknown, run: Run::Unknown, trouble: None }
+        Self { data: Data::Unknown, run: Run::Unknown, shut_down_at: None, trouble: None }
     }
 
     /// The identity of this instance's own data, if it has any.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::presence::{Presence, ServerState};
 use crate::record::Record;
+use crate::request::{Ask, Outcome, Request, RequestNumber, Switchover};
 
 /// Everything the store holds at one revision. Equal revisions mean equal content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +18,12 @@ pub struct Snapshot {
     pub declared: Option<Declared>,
     /// The last word of every instance that ever said one.
     pub instances: BTreeMap<InstanceId, Instance>,
+    /// Operators' requests without an outcome, oldest first.
+    #[serde(default)]
+    pub requests: BTreeMap<RequestNumber, Request>,
+    /// The outcomes of the last few others.
+    #[serde(default)]
+    pub outcomes: BTreeMap<RequestNumber, Outcome>,
 }
 
 /// The state record as the store keeps it.
@@ -50,6 +57,14 @@ impl Snapshot {
     /// The state record, if there is one.
     pub fn record(&self) -> Option<&Record> {
         self.declared.as_ref().map(|declared| &declared.record)
+    }
+
+    /// The switchover that is asked for, if one is.
+    pub fn switchover(&self) -> Option<(RequestNumber, &Switchover)> {
+        let request = self.requests.values().next()?;
+        match &request.what {
+            Ask::Switchover(switchover) => Some((request.number, switchover)),
+        }
     }
 
     /// The word of an instance whose session is alive.

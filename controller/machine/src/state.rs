@@ -9,7 +9,8 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
-use crate::server::{Goal, Server};
+use crate::request::{Outcome, RequestNumber};
+use crate::server::{Goal, Run, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 
@@ -65,12 +66,20 @@ pub struct State {
     pub office: Option<Office>,
     /// How many servers were seen to end here: see [`PrimaryGoal::life`](crate::PrimaryGoal).
     pub lives: u32,
+    /// The newest generation that was open here.
+    pub opened: Option<Generation>,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
     /// As a primary: since when a server is wanted and none answers as one.
     pub silent_since: Option<Time>,
     /// The silence was too long: whatever runs is brought down, and the office left to the sync.
     pub given_up: bool,
+    /// As a primary: the switchover that is asked for, and how far it has come.
+    pub switchover: Option<Ongoing>,
+    /// The newest request that was there before this process: none up to it is begun here.
+    pub inherited: RequestNumber,
+    /// The request that was last answered, and when.
+    pub answered: Option<(RequestNumber, Time)>,
     /// As a standby: when WAL last came through the link.
     pub link_quiet_since: Time,
     /// As a standby: since when it does not stream.
@@ -114,6 +123,29 @@ pub struct Vacancy {
     pub deaths: u32,
 }
 
+/// A switchover, as the primary that hands over has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ongoing {
+    pub request: RequestNumber,
+    /// When this process learned of it.
+    pub since: Time,
+    pub stage: Stage,
+}
+
+/// How far a switchover has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Waiting until it can be begun; a change of sync, if one is needed, is on its way.
+    Preparing,
+    /// No new transactions; open ones finish.
+    Draining { since: Time },
+    /// The server stops, or has stopped and the sync is told so. Whatever ends this other than a
+    /// takeover first takes that word back.
+    Stopping,
+    /// It ends so, and the primary stays; to be answered once it is back in office.
+    Ended(Outcome),
+}
+
 impl State {
     /// An instance that knows nothing yet.
     pub fn new(
@@ -141,9 +173,13 @@ impl State {
             raced_at: None,
             office: None,
             lives: 0,
+            opened: None,
             vacancy: None,
             silent_since: None,
             given_up: false,
+            switchover: None,
+            inherited: RequestNumber::default(),
+            answered: None,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,
@@ -153,6 +189,15 @@ impl State {
             leaving: false,
             finished: false,
         }
+    }
+
+    /// Until when the server here may live without a further word; none: it is no primary.
+    ///
+    /// Whoever ends it then must be able to while this instance's controller is not.
+    pub fn may_serve_until(&self) -> Option<Time> {
+        let office = matches!(self.goal, Some(Goal::Primary(_)))
+            || matches!(self.server.run, Run::Primary(_));
+        office.then(|| self.leases.session_until.max(self.leases.link_until))
     }
 
     /// The generation of the record, 0 without one.

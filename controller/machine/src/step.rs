@@ -10,12 +10,14 @@
 //! | `bootstrap` | from no record to generation 1 |
 //! | `primary` | the office: names, opening, another sync, newcomers; a server that died (R2, R5, R6) |
 //! | `takeover` | the sync becomes primary (R3, R4) |
+//! | `switchover` | the primary hands over, or rolls that back |
 //! | `follow` | replicating from the left neighbour, or being copied from it (R7) |
 
 mod bootstrap;
 mod facts;
 mod follow;
 mod primary;
+mod switchover;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -26,8 +28,9 @@ use dugong_topology::{Generation, Role};
 
 use crate::action::{Action, Declaration};
 use crate::event::Event;
-use crate::presence::{Presence, ServerState};
+use crate::presence::{Handover, Presence, ServerState};
 use crate::record::Record;
+use crate::request::{Outcome, RequestNumber};
 use crate::server::{Access, Data, Goal, Receiver, Run, Stop, Work};
 use crate::state::State;
 use crate::time::Time;
@@ -47,6 +50,7 @@ pub fn step(state: &State, now: Time, event: Event) -> (State, Vec<Action>) {
     let mut next = state.clone();
     next.take(now, event);
     next.keep_times(now);
+    next.keep_switchover(now);
     let decision = next.decide(now);
     let actions = next.ask(now, decision);
     next.assert_reachable_from(state);
@@ -60,6 +64,9 @@ struct Decision {
     declare: Option<Declaration>,
     /// What the presence says while no server process exists.
     vacant: ServerState,
+    /// What the presence says beside "stopped".
+    hands_over: Option<Handover>,
+    answer: Option<(RequestNumber, Outcome)>,
     /// What is waited for, in words.
     note: Option<String>,
 }
@@ -71,14 +78,15 @@ impl Decision {
             Goal::Copied { .. } => ServerState::Copying,
             Goal::Primary(_) | Goal::Standby(_) | Goal::Sealed { .. } => ServerState::Starting,
         };
-        Self { goal: Some(goal), declare: None, vacant, note: None }
+        Self { declare: None, vacant, hands_over: None, answer: None, note: None, goal: Some(goal) }
     }
 
     /// No new goal: what is there is kept, because too little is known.
     fn keep(state: &State, note: impl Into<String>) -> Self {
         let goal = state.goal.clone();
         let vacant = goal.clone().map_or(ServerState::Starting, |goal| Self::want(goal).vacant);
-        Self { goal, declare: None, vacant, note: Some(note.into()) }
+        let note = Some(note.into());
+        Self { goal, declare: None, vacant, hands_over: None, answer: None, note }
     }
 
     fn noting(self, note: impl Into<String>) -> Self {
@@ -161,7 +169,18 @@ impl State {
             actions.push(Action::Declare(declaration.clone()));
             self.declaring = Some((declaration, now));
         }
-        let presence = self.presence(now, decision.vacant, decision.note);
+        if let Some((request, outcome)) = decision.answer {
+            let pending = self
+                .answered
+                .is_some_and(|(answered, at)| answered == request && !now.is_past(at, ASK_AGAIN));
+            if !pending {
+                self.answered = Some((request, now));
+                actions.push(Action::Answer { request, outcome });
+            }
+        }
+        let hands_over = decision.hands_over;
+        let presence =
+            Presence { hands_over, ..self.presence(now, decision.vacant, decision.note) };
         let stale = match &self.said {
             None => true,
             Some((said, _)) if !said.is_like(&presence) => true,
@@ -208,7 +227,16 @@ impl State {
             history,
             upstream,
             lag,
-            note: self.server.trouble.clone().or(note),
+            hands_over: None,
+            note: self.words(note),
+        }
+    }
+
+    /// What it does or waits for, and what is in its way.
+    fn words(&self, note: Option<String>) -> Option<String> {
+        match (note, &self.server.trouble) {
+            (Some(note), Some(trouble)) if note != *trouble => Some(format!("{note} ({trouble})")),
+            (note, trouble) => note.or_else(|| trouble.clone()),
         }
     }
 

@@ -6,7 +6,7 @@ use dugong_topology::InstanceId;
 
 use crate::action::{Declaration, Guard};
 use crate::record::Record;
-use crate::server::{Access, Goal, Receiver, Run, Stop, Upstream, Work};
+use crate::server::{Access, Goal, Receiver, Run, Sessions, Stop, Upstream, Work};
 
 /// `g3 pg-1 > pg-2 > pg-3, deposed pg-4, began 2@0/100, primary lost`.
 impl fmt::Display for Record {
@@ -40,6 +40,9 @@ impl fmt::Display for Declaration {
         match &self.guard {
             Guard::None => Ok(()),
             Guard::AbsentOrStopped(id) => write!(f, ", if {id} is absent or stopped"),
+            Guard::HandedOver { by, request } => {
+                write!(f, ", if {by} hands over for request {request}")
+            }
         }
     }
 }
@@ -51,9 +54,10 @@ impl fmt::Display for Goal {
             Self::Down(Stop::Fast) => f.write_str("down, in order"),
             Self::Initialised => f.write_str("initialised"),
             Self::Primary(goal) => {
-                let access = match goal.access {
-                    Access::ReadOnly => "closed",
-                    Access::ReadWrite => "open",
+                let access = match (goal.access, goal.sessions) {
+                    (Access::ReadOnly, Sessions::Stay) => "closed",
+                    (Access::ReadWrite, Sessions::Stay) => "open",
+                    (Access::ReadOnly | Access::ReadWrite, Sessions::Leave) => "draining",
                 };
                 write!(f, "primary of g{}, {access}, ", goal.generation)?;
                 write!(f, "commits wait for {}", list(&goal.names))

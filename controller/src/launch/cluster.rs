@@ -155,12 +155,12 @@ async fn refreeze(
     }
     let store = SqliteStore::observe(&path).map_err(Failure::runtime)?;
     for _ in 0..FREEZE_TRIES {
-        let snapshot: Snapshot = store.snapshot().await.map_err(Failure::runtime)?;
+        let snapshot: Snapshot = store.read().await.map_err(Failure::runtime)?;
         let Some(declared) = snapshot.declared else { break };
         let Some(frozen) = change(declared.record.frozen.as_ref()) else { break };
         let next = declared.record.with_freeze(frozen);
         let at = Some(declared.revision);
-        match store.declare(Declaration { next, at, guard: Guard::None }).await {
+        match store.declare(Declaration { next, at, guard: Guard::None, fulfils: None }).await {
             Ok(_) => break,
             Err(DeclareError::Raced | DeclareError::Guarded) => (),
             Err(DeclareError::Store(error)) => return Err(Failure::runtime(error)),

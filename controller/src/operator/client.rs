@@ -1,19 +1,22 @@
-//! Asking controllers for the topology: once, or for ever.
+//! Asking controllers: for the topology, once or for ever; or to do something.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dugong_topology::{Topology, stream};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 /// A controller on this machine answers within this time, or not at all.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// The longest that a call may take: a write into the store, or a wait for another one's.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Controllers say something at least every 5 s: a stream that is quiet for longer is dead.
 const QUIET_MAX: Duration = Duration::from_secs(10);
@@ -90,14 +93,61 @@ async fn follow_one(
     }
 }
 
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// For certain it was not heard.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have been heard.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+/// One call of an operator, and its answer.
+pub(super) async fn call(
+    address: &str,
+    method: &Method,
+    path: &str,
+    password: &str,
+    body: Vec<u8>,
+) -> Result<(StatusCode, Bytes), CallError> {
+    let stream = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await;
+    let stream = stream.map_err(|_| CallError::NotSent("no answer".to_owned()))?;
+    let stream = stream.map_err(|error| CallError::NotSent(error.to_string()))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address)
+        .header("authorization", format!("Bearer {password}"))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| CallError::NotSent(error.to_string()))?;
+    let answering = async {
+        let answer = send(stream, request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    };
+    let limited = tokio::time::timeout(CALL_LIMIT, answering).await;
+    let answer = limited.unwrap_or_else(|_| Err(format!("no answer within {CALL_LIMIT:?}")));
+    answer.map_err(CallError::NoAnswer)
+}
+
 async fn get(address: &str, path: &str) -> Result<Response<Incoming>, String> {
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let request = Request::builder().uri(path).header("host", address).body(Full::default());
+    send(stream, request.map_err(|error| error.to_string())?).await
+}
+
+async fn send(
+    stream: TcpStream,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, String> {
     let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
     // It ends with the answer, or with the controller: the answer shows both.
     tokio::spawn(connection);
-    let request = Request::builder().uri(path).header("host", address).body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| error.to_string())?;
     requests.send_request(request).await.map_err(|error| error.to_string())
 }

@@ -14,8 +14,8 @@ use dugong_topology::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
-use super::handover::{AccessText, UpstreamText};
 use super::layout::{Durability, Layout, replace_file};
+use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
 
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";

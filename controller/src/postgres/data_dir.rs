@@ -121,6 +121,21 @@ pub(super) async fn starts_as(
     Ok(if signal || backup || recovering { StartsAs::Standby } else { StartsAs::Primary })
 }
 
+/// Where the shutdown checkpoint begins, if the data was last used by a primary that stopped in
+/// order.
+///
+/// # Errors
+///
+/// The control file cannot be read.
+pub(super) async fn shut_down_at(
+    settings: &Settings,
+    spawner: &Spawner,
+    data: &Path,
+) -> Result<Option<Position>, DataDirError> {
+    let control = ControlFile::read(settings, spawner, data).await?;
+    Ok((control.state == "shut down").then_some(control.checkpoint))
+}
+
 /// Makes the next start one as a standby.
 pub(super) fn mark_standby(data: &Path) -> io::Result<()> {
     if data.join("standby.signal").exists() {

@@ -1,6 +1,6 @@
-//! The controller's end of the connection to the keeper of its server.
+//! The controller's end of the connection to the warden of its server.
 //!
-//! **Invariant:** dropping a [`Link`] ends the keeper, and with it the server; but for
+//! **Invariant:** dropping a [`Link`] ends the warden, and with it the server; but for
 //! [`Link::leave`], after which both live on.
 
 use std::io::{self, Read};
@@ -21,19 +21,19 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::keeper::{Lines, News, Order, SOCKET};
 use super::process::{Exit, forget_settings};
+use super::warden::{Lines, News, Order, SOCKET};
 
-/// How long a keeper may take to greet: it has little more to do than to fork.
+/// How long a warden may take to greet: it has little more to do than to fork.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same for one that runs already, and is asked while nothing else can begin.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two tries to name the lease to a keeper that does not listen.
+/// Between two tries to name the lease to a warden that does not listen.
 const INSIST: Duration = Duration::from_millis(50);
 
-/// A keeper, and the server below it.
+/// A warden, and the server below it.
 #[derive(Debug)]
 pub(super) struct Link {
     grip: Grip,
@@ -42,7 +42,7 @@ pub(super) struct Link {
     follower: JoinSet<()>,
 }
 
-/// A keeper that the controller before this one has left.
+/// A warden that the controller before this one has left.
 #[derive(Debug)]
 pub(super) struct Found {
     pub link: Link,
@@ -52,16 +52,16 @@ pub(super) struct Found {
 }
 
 impl Link {
-    /// Starts a keeper by `command`, which lacks nothing but the connection, and waits until its
+    /// Starts a warden by `command`, which lacks nothing but the connection, and waits until its
     /// server is started. Dropping the future kills it.
     pub(super) async fn start(mut command: Command) -> io::Result<Self> {
         let (ours, theirs) = StdStream::pair()?;
         forget_settings(command.as_std_mut());
         // It may outlive this process; what ends it is the connection, or the grip.
         let mut child = command.stdin(OwnedFd::from(theirs)).kill_on_drop(false).spawn()?;
-        drop(command); // It holds the keeper's end of the connection.
+        drop(command); // It holds the warden's end of the connection.
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| io::Error::other("the keeper has ended already"))?;
+        let pid = pid.ok_or_else(|| io::Error::other("the warden has ended already"))?;
         let grip = Grip::new(ours, pid)?;
         // Reaped, whatever becomes of this value.
         tokio::spawn(async move { child.wait().await });
@@ -71,11 +71,11 @@ impl Link {
         match greeting.await.map_err(|_| silent())?? {
             Some(News::Running { .. }) => Ok(Self::over(grip, lines)),
             Some(News::Failed(why)) => Err(io::Error::other(why)),
-            Some(News::Exited(_)) | None => Err(io::Error::other("the keeper ended at once")),
+            Some(News::Exited(_)) | None => Err(io::Error::other("the warden ended at once")),
         }
     }
 
-    /// The keeper that waits for a new controller below `run`, if there is one.
+    /// The warden that waits for a new controller below `run`, if there is one.
     ///
     /// Blocks for a moment: call it before the work of the runtime begins, but within it.
     pub(super) fn find(run: &Path) -> Option<Found> {
@@ -97,17 +97,17 @@ impl Link {
                     count => lines.push(&buffer[..count]),
                 }
             };
-            let keeper = socket_peercred(&stream)?.pid;
-            let link = Self::over(Grip::new(stream, keeper)?, lines);
+            let warden = socket_peercred(&stream)?.pid;
+            let link = Self::over(Grip::new(stream, warden)?, lines);
             Ok(Found { link, postmaster, note })
         })();
-        found.map_err(|error| tracing::warn!(%error, "a keeper does not greet")).ok()
+        found.map_err(|error| tracing::warn!(%error, "a warden does not greet")).ok()
     }
 
     fn over(grip: Grip, mut lines: Lines) -> Self {
         let (exit, exited) = watch::channel(None);
         let stream = Arc::clone(&grip.stream);
-        // Ends with the connection, which ends with the keeper, or with the grip.
+        // Ends with the connection, which ends with the warden, or with the grip.
         tokio::spawn(async move {
             let mut status = None;
             while let Ok(Some(news)) = next(&stream, &mut lines).await {
@@ -115,13 +115,13 @@ impl Link {
                     status = Some(ExitStatus::from_raw(raw));
                 }
             }
-            // Only now, when the keeper is gone, too. Nobody listens any more: nobody is told.
+            // Only now, when the warden is gone, too. Nobody listens any more: nobody is told.
             let _ = exit.send(status);
         });
         Self { grip, exited, follower: JoinSet::new() }
     }
 
-    /// Says one word to the keeper.
+    /// Says one word to the warden.
     pub(super) fn tell(&self, order: &Order) -> io::Result<()> {
         tell(&self.grip.stream, order)
     }
@@ -144,7 +144,7 @@ impl Link {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             tokio::time::sleep(INSIST).await;
                         }
-                        Err(_) => return, // The keeper is gone: its server ends.
+                        Err(_) => return, // The warden is gone: its server ends.
                     }
                 }
             }
@@ -152,39 +152,39 @@ impl Link {
         Ok(())
     }
 
-    /// Leaves the keeper and its server to the next controller, which gets the note.
+    /// Leaves the warden and its server to the next controller, which gets the note.
     pub(super) fn leave(mut self, note: String) -> io::Result<()> {
         self.tell(&Order::Keep(note))?;
         self.grip.left = true;
         Ok(())
     }
 
-    /// A handle that resolves when the keeper is gone, and no process of its server is left unless
-    /// somebody has killed the keeper.
+    /// A handle that resolves when the warden is gone, and no process of its server is left unless
+    /// somebody has killed the warden.
     pub(super) fn exit(&self) -> Exit {
         Exit::told_by(self.exited.clone())
     }
 
-    /// Kills the keeper.
+    /// Kills the warden.
     pub(super) fn kill(&self) {
         self.grip.kill();
     }
 }
 
-/// What a keeper's life depends on.
+/// What a warden's life depends on.
 #[derive(Debug)]
 struct Grip {
     stream: Arc<UnixStream>,
-    /// The keeper's process: unlike its number, this never names another one.
-    keeper: OwnedFd,
+    /// The warden's process: unlike its number, this never names another one.
+    warden: OwnedFd,
     left: bool,
 }
 
 impl Grip {
-    fn new(stream: StdStream, keeper: Pid) -> io::Result<Self> {
-        let keeper = pidfd_open(keeper, PidfdFlags::empty())?;
+    fn new(stream: StdStream, warden: Pid) -> io::Result<Self> {
+        let warden = pidfd_open(warden, PidfdFlags::empty())?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream: Arc::new(UnixStream::from_std(stream)?), keeper, left: false })
+        Ok(Self { stream: Arc::new(UnixStream::from_std(stream)?), warden, left: false })
     }
 
     async fn next(&self, lines: &mut Lines) -> io::Result<Option<News>> {
@@ -193,22 +193,22 @@ impl Grip {
 
     fn kill(&self) {
         // An error: it has ended already.
-        let _ = pidfd_send_signal(&self.keeper, Signal::KILL);
+        let _ = pidfd_send_signal(&self.warden, Signal::KILL);
     }
 }
 
 impl Drop for Grip {
     fn drop(&mut self) {
         if !self.left {
-            // Not by the connection alone: a keeper that has not forked yet must not do so later.
+            // Not by the connection alone: a warden that has not forked yet must not do so later.
             self.kill();
         }
-        // The reader holds the connection, too. An error: the keeper has closed it.
+        // The reader holds the connection, too. An error: the warden has closed it.
         let _ = shutdown(&*self.stream, Shutdown::Both);
     }
 }
 
-/// The next news; none once the keeper is gone.
+/// The next news; none once the warden is gone.
 async fn next(stream: &UnixStream, lines: &mut Lines) -> io::Result<Option<News>> {
     loop {
         if let Some(news) = lines.next().map_err(io::Error::other)? {

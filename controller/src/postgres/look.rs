@@ -188,6 +188,19 @@ pub(super) async fn look_at_primary(session: &Session) -> Result<PrimaryLook, Lo
     })
 }
 
+/// Ends every session of a client that is between two transactions; returns how many are inside
+/// one. Nothing that waits for the sync is between two transactions (R9).
+///
+/// The controller's own sessions come through the socket, which is in a directory of its own.
+pub(super) async fn see_sessions_off(session: &Session) -> Result<u32, LookError> {
+    let statement = "SELECT count(*) FILTER (WHERE state IS DISTINCT FROM 'idle'), \
+                            count(pg_terminate_backend(pid)) FILTER (WHERE state = 'idle') \
+                     FROM pg_stat_activity \
+                     WHERE backend_type = 'client backend' AND client_addr IS NOT NULL";
+    let sets = session.ask(statement).await?;
+    value(only(&sets, 0)?, 0)
+}
+
 fn slots(sets: &[super::control::Rows], index: usize) -> Result<Vec<Slot>, LookError> {
     let rows = sets.get(index).into_iter().flatten();
     rows.map(|row| Ok(Slot { name: value(row, 0)?, active: text(row, 1) == Some("t") })).collect()

@@ -20,10 +20,10 @@ use super::data_dir::{
     ControlFile, DataDirError, mark_standby, new_identity, remove_source_marks, write_identity,
 };
 use super::helper::{HelperError, run_helper};
-use super::keeper::Term;
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
 use super::postmaster::{Patience, Postmaster};
 use super::process::Spawner;
+use super::warden::Term;
 
 /// The longest that a fresh server may take to answer, or to stop.
 const FRESH_PATIENCE: Duration = Duration::from_secs(60);

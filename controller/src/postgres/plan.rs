@@ -95,7 +95,9 @@ fn while_running(goal: &Goal, role: StartsAs) -> Step {
 mod tests {
     use std::collections::BTreeSet;
 
-    use dugong_machine::{Access, Identity, PrimaryGoal, StandbyGoal, SystemIdentifier, Upstream};
+    use dugong_machine::{
+        Access, Identity, PrimaryGoal, Sessions, StandbyGoal, SystemIdentifier, Upstream,
+    };
     use dugong_topology::{Address, Generation, Lsn, Position, TimelineId};
 
     use super::*;
@@ -122,6 +124,7 @@ mod tests {
             generation: Generation(1),
             names: Vec::new(),
             access: Access::ReadOnly,
+            sessions: Sessions::Stay,
             downstreams: BTreeSet::new(),
             life: 0,
         })

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::keeper::{KEEP, Order, SOCKET, Term};
 use super::layout::Layout;
 use super::link::Link;
 use super::process::Exit;
+use super::warden::{self, Order, SOCKET, Term};
 
 /// The log is put aside at a start when it is larger than this; one older log is kept.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -27,7 +27,7 @@ const FAST_PATIENCE: Duration = Duration::from_secs(30);
 /// and that one, after this, the end of every process.
 const IMMEDIATE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The running server process, as its keeper tells of it. Dropping it kills it.
+/// The running server process, as its warden tells of it. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Postmaster {
     link: Link,
@@ -53,7 +53,7 @@ pub(super) enum Patience {
 }
 
 impl Postmaster {
-    /// Starts the server on `data`, below a keeper. `extra` are further arguments.
+    /// Starts the server on `data`, below a warden. `extra` are further arguments.
     pub(super) async fn start(
         settings: &Settings,
         layout: &Layout,
@@ -62,9 +62,9 @@ impl Postmaster {
         term: Term,
     ) -> io::Result<Self> {
         let (log, log_begin) = open_log(&layout.log)?;
-        let mut command = Command::new(&settings.keeper);
+        let mut command = Command::new(&settings.warden);
         command
-            .arg(KEEP)
+            .arg(warden::COMMAND)
             .arg(layout.run.join(SOCKET))
             .arg(term.to_string())
             .arg(settings.bin.join("postgres"))
@@ -89,7 +89,7 @@ impl Postmaster {
         self.link.follow(lease)
     }
 
-    /// Leaves it to its keeper, for the next controller, which gets the note.
+    /// Leaves it to its warden, for the next controller, which gets the note.
     pub(super) fn leave(self, note: String) -> io::Result<()> {
         self.link.leave(note)
     }
@@ -138,12 +138,12 @@ impl Postmaster {
         if !self.has_exited()
             && let Err(error) = self.link.tell(&Order::End)
         {
-            tracing::warn!(%error, "the server's keeper does not listen");
+            tracing::warn!(%error, "the server's warden does not listen");
         }
     }
 
-    /// Ends the keeper, too, should it not have ended with its server.
-    pub(super) fn kill_keeper(&self) {
+    /// Ends the warden, too, should it not have ended with its server.
+    pub(super) fn kill_warden(&self) {
         self.link.kill();
     }
 
@@ -183,7 +183,9 @@ fn last_words_in(log: &str) -> Option<&str> {
         let telling = |line: &&str| marks.iter().any(|mark| line.contains(mark));
         log.lines().rev().find(telling)
     };
-    let line = last(&["PANIC:  ", "FATAL:  "])
+    // What the warden has killed says much while it dies.
+    let line = last(&["warden: FATAL:  "])
+        .or_else(|| last(&["PANIC:  ", "FATAL:  "]))
         .or_else(|| last(&["ERROR:  "]))
         .or_else(|| last(&["LOG:  "]))
         .or_else(|| log.lines().rev().find(|line| !line.trim().is_empty()))?;
@@ -220,6 +222,7 @@ mod tests {
             ("t [1] LOG:  starting\nt [2] FATAL:  no disk\nt [1] LOG:  shut down\n", Some("FATAL:  no disk")),
             ("t [1] LOG:  starting\nt [1] ERROR:  odd\nt [1] LOG:  x\n",             Some("ERROR:  odd")),
             ("t [1] LOG:  one\nt [1] LOG:  two\n",                                   Some("LOG:  two")),
+            ("warden: FATAL:  late\nt [3] FATAL:  terminating\n",                    Some("FATAL:  late")),
             ("sh: not found\n\n",                                                    Some("sh: not found")),
             ("",                                                                     None),
         ];

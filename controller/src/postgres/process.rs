@@ -1,4 +1,5 @@
-//! Child processes: started so that they cannot outlive this process, and ended for certain.
+//! Child processes: started so that they cannot outlive this process, and ended for certain. The
+//! server itself is started by a warden in the same way.
 //!
 //! [`Spawner`] starts them, [`Child`] is one of them, [`end_all`] makes certain that no server
 //! process is left in an instance's directories.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, StandbyView, Time, Work,
+    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Time, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, TimelineId};
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError, Session, literal};
 use super::data_dir::{self, StartsAs};
 use super::layout::Layout;
-use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby};
+use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, see_sessions_off};
 use super::names::Names;
 use super::postmaster::Postmaster;
 use super::replay::ReplayProbe;
@@ -122,14 +122,8 @@ impl Running {
             (true, None | Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. })) => {
                 self.stand_by(place, self.live.source.clone(), None).await
             }
-            (false, Some(Goal::Primary(goal))) => {
-                self.hold_office(place, &goal.names, goal.access, Some(&goal.downstreams)).await
-            }
-            (false, None) => {
-                // Inherited: it stays as it is until somebody says what it shall be.
-                let Live { names, access, .. } = self.live.clone();
-                self.hold_office(place, names.as_slice(), access, None).await
-            }
+            (false, Some(Goal::Primary(goal))) => self.hold_office(place, Some(goal)).await,
+            (false, None) => self.hold_office(place, None).await,
             (false, Some(_)) => {
                 // Not what it shall be: the next step stops it.
                 self.role = StartsAs::Primary;
@@ -158,7 +152,7 @@ impl Running {
         let again = self.promotion_asked.is_none_or(|asked| asked.elapsed() > PROMOTION_PATIENCE);
         if again {
             // It may leave recovery from here on.
-            let failed = |error| LookError::File { what: "the keeper does not listen", error };
+            let failed = |error| LookError::File { what: "the warden does not listen", error };
             self.postmaster.bind_to(place.lease).map_err(failed)?;
             let names = self.live.names.changed_to(&goal.names);
             let source = self.live.source.clone();
@@ -173,23 +167,30 @@ impl Running {
         Ok(Run::Busy(Work::Promoting))
     }
 
-    /// `downstreams`: none where their slots stay as they are.
+    /// No goal: it was inherited, and stays as it is until somebody says what it shall be.
     async fn hold_office(
         &mut self,
         place: Place<'_>,
-        names: &[InstanceId],
-        access: Access,
-        downstreams: Option<&BTreeSet<InstanceId>>,
+        goal: Option<&PrimaryGoal>,
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Primary;
         self.probe = None;
-        let wanted = self.live.names.changed_to(names);
+        let (names, access) = match goal {
+            Some(goal) => (goal.names.clone(), goal.access),
+            None => (self.live.names.as_slice().to_vec(), self.live.access),
+        };
+        let wanted = self.live.names.changed_to(&names);
         let source = self.live.source.clone();
         let clients = match access {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
         self.settle(place, &Live { names: wanted, access, clients, source }).await?;
+        // Before the look: whoever writes after this was counted.
+        let in_transaction = match goal.map_or(Sessions::Stay, |goal| goal.sessions) {
+            Sessions::Stay => None,
+            Sessions::Leave => Some(see_sessions_off(self.session().await?).await?),
+        };
         let look = look_at_primary(self.session().await?).await?;
         let ours = place.layout.data.join("dugong.conf");
         let in_force = look.names == self.live.names.rendered()
@@ -203,8 +204,8 @@ impl Running {
                 look.names_file.as_deref().unwrap_or("the command line")
             )));
         }
-        if let Some(downstreams) = downstreams {
-            self.keep_slots(&look.slots, downstreams).await?;
+        if let Some(goal) = goal {
+            self.keep_slots(&look.slots, &goal.downstreams).await?;
         }
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint();
@@ -212,8 +213,9 @@ impl Running {
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
             end: look.end.lsn,
-            names: names.to_vec(),
+            names,
             access: look.access,
+            in_transaction,
             standbys: look.standbys,
         }))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Upstream, Work};
-use dugong_topology::Generation;
+use dugong_topology::{Generation, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,11 +14,10 @@ use tokio::time::Instant;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
-use super::handover::Mandate;
 use super::heartbeat::{Beating, beat};
-use super::keeper::Term;
 use super::layout::{Layout, remove_all};
 use super::making::{MakingError, Workshop, size_of, tidy};
+use super::mandate::Mandate;
 use super::names::Names;
 use super::pace::{Backoff, Pace, pace};
 use super::plan::{Process, Step, next_step};
@@ -26,6 +25,7 @@ use super::postmaster::{Patience, Postmaster};
 use super::process::{Exit, Spawner, end_all};
 use super::reporter::{REPEAT, Reporter};
 use super::running::{Place, Running, generation_of, see_generation};
+use super::warden::Term;
 use super::{Seen, Settings};
 use crate::clock::Clock;
 
@@ -47,12 +47,14 @@ pub(super) struct Supervisor {
     /// Until when a primary may live.
     lease: watch::Receiver<Time>,
     /// Comes when the server shall be left to the next controller.
-    handed: Option<oneshot::Receiver<Mandate>>,
+    leave_running: Option<oneshot::Receiver<Mandate>>,
     reporter: Reporter,
     beating: watch::Sender<Beating>,
     _heart: JoinSet<()>,
     data: Data,
     running: Option<Running>,
+    /// See [`Server::shut_down_at`].
+    shut_down_at: Option<Position>,
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
     /// The life in which a primary died: it is started again only for a later one.
@@ -71,7 +73,7 @@ pub(super) struct Supervisor {
 pub(super) struct Words {
     pub(super) goals: watch::Receiver<Option<Goal>>,
     pub(super) lease: watch::Receiver<Time>,
-    pub(super) hand_over: oneshot::Receiver<Mandate>,
+    pub(super) leave_running: oneshot::Receiver<Mandate>,
     pub(super) seen: mpsc::Sender<Seen>,
 }
 
@@ -83,7 +85,7 @@ impl Supervisor {
         clock: Clock,
         words: Words,
     ) -> Self {
-        let Words { goals, lease, hand_over, seen } = words;
+        let Words { goals, lease, leave_running, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         // Dropped with the supervisor, when its server is gone: no commit of it still waits.
@@ -95,12 +97,13 @@ impl Supervisor {
             spawner,
             goals,
             lease,
-            handed: Some(hand_over),
+            leave_running: Some(leave_running),
             reporter: Reporter::new(seen),
             beating,
             _heart: heart,
             data: Data::Unknown,
             running: None,
+            shut_down_at: None,
             trouble: None,
             died_in: None,
             destroyed: false,
@@ -112,7 +115,7 @@ impl Supervisor {
     }
 
     /// Runs until nobody gives goals or reads observations any more; then nothing runs here. Or
-    /// until the server shall be handed over: then it runs on.
+    /// until the server shall be left running for the next controller.
     pub(super) async fn run(mut self, found: Option<Inheritance>) {
         if let Err(why) = self.inherit(found) {
             tracing::warn!("the server that was left here is ended: {why}");
@@ -129,7 +132,7 @@ impl Supervisor {
             self.end_everything().await;
         }
         let mut previous = None;
-        let mut handed = self.handed.take();
+        let mut leave_running = self.leave_running.take();
         loop {
             if self.running.is_none() && !self.layout.is_claimed() {
                 // Whoever starts this controller again makes everything in it anew.
@@ -149,8 +152,8 @@ impl Supervisor {
                 // A dropped turn loses nothing: what it has done is in `self`.
                 () = ended(&mut exit) => self.on_exit().await,
                 // Before the end of the goals, which comes with it.
-                mandate = told(&mut handed) => {
-                    if self.hand_over(mandate).await == Left::Running {
+                mandate = told(&mut leave_running) => {
+                    if self.leave_running(mandate).await == Left::Running {
                         return;
                     }
                     break;
@@ -267,6 +270,7 @@ impl Supervisor {
             return Run::Down; // `trouble` says how it ended.
         }
         self.searched = None;
+        self.shut_down_at = None;
         match self.try_start(goal).await {
             Ok(running) => {
                 self.running = Some(running);
@@ -321,7 +325,7 @@ impl Supervisor {
             .await
             .map_err(file("its program"))?;
         if role == StartsAs::Primary {
-            postmaster.bind_to(&self.lease).map_err(file("its keeper"))?;
+            postmaster.bind_to(&self.lease).map_err(file("its warden"))?;
         }
         Ok(Running::new(postmaster, role, door(settings, layout), live))
     }
@@ -356,7 +360,7 @@ impl Supervisor {
             }
         }
         if let Some(running) = self.running.take() {
-            running.postmaster.kill_keeper();
+            running.postmaster.kill_warden();
             running.postmaster.exit().wait().await;
         }
         self.searched = Some(Instant::now());
@@ -381,15 +385,16 @@ impl Supervisor {
         self.destroyed |= matches!(data_dir::read_identity(&self.layout.data), Ok(None));
         if asked {
             self.trouble = None;
+            self.shut_down_at = self.end_of_primary().await;
         }
-        self.report(Run::Down).await;
-        // Only after the word is out: a goal that was set before it does not answer it.
+        // Before the word is out: a later life is the answer to it, and may come at once.
         if !asked {
             self.died_in = match &*self.goals.borrow() {
                 Some(Goal::Primary(goal)) => Some(goal.life),
                 Some(_) | None => None,
             };
         }
+        self.report(Run::Down).await;
     }
 
     async fn initialise(&mut self) -> Run {
@@ -430,6 +435,7 @@ impl Supervisor {
     }
 
     async fn made(&mut self, made: Result<(), MakingError>) -> Run {
+        self.shut_down_at = None;
         match made {
             Ok(()) => {
                 self.trouble = None;
@@ -474,6 +480,17 @@ impl Supervisor {
         }
     }
 
+    /// Where its last record begins, if a primary has stopped in order.
+    async fn end_of_primary(&self) -> Option<Position> {
+        match data_dir::shut_down_at(&self.settings, &self.spawner, &self.layout.data).await {
+            Ok(end) => end,
+            Err(error) => {
+                tracing::warn!(%error, "where the WAL here ends is not known");
+                None
+            }
+        }
+    }
+
     /// What is left of destroyed data is kept for people, out of the way of the copy to come.
     fn set_remains_aside(&mut self) {
         let Layout { data, data_lost, .. } = &*self.layout;
@@ -491,7 +508,9 @@ impl Supervisor {
     }
 
     async fn report(&mut self, run: Run) {
-        let server = Server { data: self.data.clone(), run, trouble: self.trouble.clone() };
+        let (data, trouble) = (self.data.clone(), self.trouble.clone());
+        let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
+        let server = Server { data, run, shut_down_at, trouble };
         self.reporter.report(server).await;
     }
 
@@ -527,14 +546,14 @@ async fn superseded(mut goals: watch::Receiver<Option<Goal>>, current: Option<&G
     }
 }
 
-/// Returns when the server shall be handed over; never where nobody says so.
-async fn told(handed: &mut Option<oneshot::Receiver<Mandate>>) -> Mandate {
-    if let Some(waiting) = handed
+/// Returns when the server shall be left running; never where nobody says so.
+async fn told(leave_running: &mut Option<oneshot::Receiver<Mandate>>) -> Mandate {
+    if let Some(waiting) = leave_running
         && let Ok(mandate) = waiting.await
     {
         return mandate;
     }
-    *handed = None; // Whoever could have said so is gone.
+    *leave_running = None; // Whoever could have said so is gone.
     std::future::pending().await
 }
 

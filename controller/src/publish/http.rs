@@ -1,6 +1,9 @@
-//! The controller's HTTP side: topology, its stream, health checks, metrics.
+//! The controller's HTTP side: topology, its stream, health checks, metrics; for operators the
+//! paths of `desk`.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +18,11 @@ use dugong_topology::{InstanceId, stream};
 use futures_util::stream as futures;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Topologies;
+use super::desk::{self, Desk};
 use super::patroni::{Check, parse_lag};
 use crate::clock::Clock;
 use crate::driver::Local;
@@ -27,6 +32,16 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(4);
 
 /// A machine that has not stepped for this long is hung: it steps at least every 50 ms.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
+
+/// Answers everybody who connects, for ever.
+///
+/// # Errors
+///
+/// The listener's own.
+pub async fn serve(listener: TcpListener, pages: Pages, desk: Desk) -> io::Result<()> {
+    let router = router(pages).merge(desk::router(desk));
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
+}
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -38,8 +53,8 @@ pub struct Pages {
     pub metrics: PrometheusHandle,
 }
 
-/// Every path that a controller answers.
-pub fn router(pages: Pages) -> Router {
+/// Every path that anybody may ask for.
+fn router(pages: Pages) -> Router {
     let mut router = Router::new()
         .route("/v1/topology", get(topology))
         .route("/v1/topology/watch", get(watch_topology))
@@ -183,7 +198,7 @@ async fn not_found() -> Response {
     error(
         StatusCode::NOT_FOUND,
         "no such path; see /v1/topology, /v1/topology/watch, /v1/health, /primary, /replica, \
-         /sync, /async, /read-write, /read-only, /leader, /health, /liveness, /readiness, /metrics",
+         /sync, /async, /read-write, /read-only, /leader, /health, /liveness, /readiness, /metrics; operators use the command `dugong`",
     )
 }
 
@@ -193,11 +208,11 @@ fn unavailable(pages: &Pages) -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, &why)
 }
 
-fn error(status: StatusCode, why: &str) -> Response {
+pub(super) fn error(status: StatusCode, why: &str) -> Response {
     encode(status, &serde_json::json!({ "error": why }))
 }
 
-fn encode(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn encode(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
         Ok(bytes) => json(status, Bytes::from(bytes)),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -167,6 +167,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            hands_over: None,
             note: None,
         }
     }
@@ -190,7 +191,7 @@ mod tests {
             .map(|(presence, session)| (presence.id.clone(), Instance { presence, session }))
             .collect();
         let declared = Some(Declared { record, revision: Revision(9), since_unix_ms: 1_500 });
-        Snapshot { revision: Revision(12), declared, instances }
+        Snapshot { revision: Revision(12), declared, instances, ..Snapshot::default() }
     }
 
     #[test]

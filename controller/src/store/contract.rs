@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dugong_machine::{
-    Declaration, Guard, Presence, Reason, Record, ServerState, Session, Snapshot, SystemIdentifier,
+    Ask, Declaration, Guard, Handover, Outcome, Presence, Reason, Record, RequestNumber,
+    ServerState, Session, Snapshot, Switchover, SystemIdentifier,
 };
 use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision, TimelineId};
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 
-use super::{DeclareError, Reading, RenewError, Store};
+use super::{AskError, DeclareError, Reading, RenewError, Store};
 
 /// A fresh store of one backend.
 pub(super) trait Place: Sync {
@@ -37,6 +38,9 @@ macro_rules! contract_tests {
             revisions_grow_with_the_content_and_with_nothing_else
             a_watch_that_begins_late_shows_the_newest
             the_history_is_newest_first_and_since_is_the_generations
+            one_request_is_open_at_a_time_and_every_watch_shows_it
+            the_first_outcome_stays
+            a_declaration_and_the_outcome_it_brings_are_one_write
         );
     };
     ($place:expr => $($claim:ident)+) => {
@@ -73,6 +77,7 @@ pub(super) fn presence(of: &str, server: ServerState) -> Presence {
         history: None,
         upstream: None,
         lag: None,
+        hands_over: None,
         note: None,
     }
 }
@@ -98,7 +103,16 @@ fn position(lsn: u64) -> Position {
 }
 
 pub(super) fn declaration(generation: u64, at: Option<Revision>) -> Declaration {
-    Declaration { next: record(generation), at, guard: Guard::None }
+    Declaration { next: record(generation), at, guard: Guard::None, fulfils: None }
+}
+
+pub(super) fn switchover() -> Ask {
+    Ask::Switchover(Switchover {
+        from: id("pg-1"),
+        to: None,
+        drain: Duration::from_secs(10),
+        deadline: Duration::from_millis(61_500),
+    })
 }
 
 /// Waits for a whole snapshot that is as wanted.
@@ -378,7 +392,7 @@ pub(super) async fn the_history_is_newest_first_and_since_is_the_generations(pla
         tokio::task::yield_now().await;
     }
     let joined = record(1).with_async(&id("pg-4"));
-    let second = Declaration { next: joined.clone(), at: Some(first), guard: Guard::None };
+    let second = Declaration { next: joined.clone(), ..declaration(1, Some(first)) };
     let second = store.declare(second).await.unwrap();
     let same = shown(&mut watch, "the newcomer", |it| it.record() == Some(&joined)).await;
     assert_eq!(since(&same), begun, "the generation has not changed");
@@ -391,4 +405,84 @@ pub(super) async fn the_history_is_newest_first_and_since_is_the_generations(pla
     assert_eq!(lines, [(third, &record(2)), (second, &joined), (first, &record(1))]);
     assert!(history.is_sorted_by(|newer, older| newer.at_unix_ms >= older.at_unix_ms));
     assert_eq!(store.history(2).await.unwrap(), history[..2]);
+}
+
+pub(super) async fn one_request_is_open_at_a_time_and_every_watch_shows_it(place: &dyn Place) {
+    let mut handles = Vec::new();
+    for instance in ["pg-1", "pg-2", "pg-3"] {
+        handles.push(place.handle(instance, LONG).await);
+    }
+    let asks = handles.iter().map(|store| store.ask("ann".to_owned(), switchover()));
+    let answers = join_all(asks).await;
+    let mut taken = answers.iter().filter_map(|answer| answer.as_ref().ok());
+    let request = *taken.next().expect("one is taken");
+    assert_eq!(taken.next(), None, "only one");
+    let busy = Err(AskError::Busy { request });
+    assert_eq!(answers.iter().filter(|answer| **answer == busy).count(), 2);
+    for store in &handles {
+        let open = |it: &Snapshot| it.requests.contains_key(&request);
+        let snapshot = shown(&mut store.watch(), "the request", open).await;
+        let (shown, by) = (&snapshot.requests[&request].what, &snapshot.requests[&request].by);
+        assert_eq!((shown, by.as_str()), (&switchover(), "ann"));
+    }
+    handles[0].answer(request, Outcome::Done).await.unwrap();
+    let next = handles[1].ask("bob".to_owned(), switchover()).await.unwrap();
+    assert!(next > request, "numbers are never used again");
+}
+
+pub(super) async fn the_first_outcome_stays(place: &dyn Place) {
+    let store = place.handle("pg-1", LONG).await;
+    let request = store.ask("ann".to_owned(), switchover()).await.unwrap();
+    let why = "no third instance".to_owned();
+    let first = Outcome::RolledBack { why };
+    store.answer(request, first.clone()).await.unwrap();
+    let mut watch = store.watch();
+    let ended = |it: &Snapshot| it.outcomes.contains_key(&request);
+    let before = shown(&mut watch, "the outcome", ended).await;
+    store.answer(request, Outcome::Done).await.unwrap();
+    store.answer(RequestNumber(999), Outcome::Done).await.unwrap();
+    let at = store.declare(declaration(1, None)).await.unwrap();
+    assert_eq!(at, Revision(before.revision.0 + 1), "the only write since");
+    let after = shown(&mut watch, "the record", |it| it.declared.is_some()).await;
+    assert_eq!(after.outcomes.get(&request), Some(&first));
+    assert_eq!((after.requests.len(), after.outcomes.len()), (0, 1));
+}
+
+pub(super) async fn a_declaration_and_the_outcome_it_brings_are_one_write(place: &dyn Place) {
+    let (primary, sync) = (place.handle("pg-1", LONG).await, place.handle("pg-2", LONG).await);
+    let at = primary.declare(declaration(1, None)).await.unwrap();
+    let request = sync.ask("ann".to_owned(), switchover()).await.unwrap();
+    let guard = Guard::HandedOver { by: id("pg-1"), request };
+    let takeover = Declaration { guard, fulfils: Some(request), ..declaration(2, Some(at)) };
+    let stopped = presence("pg-1", ServerState::Stopped);
+    let handing_over = |request| {
+        let handover = Handover { request, last: position(0x90) };
+        Presence { hands_over: Some(handover), ..stopped.clone() }
+    };
+    #[rustfmt::skip]
+    let words = [
+        ("it was never there",         None),
+        ("it stopped for its own sake", Some(stopped.clone())),
+        ("it stopped for another one", Some(handing_over(RequestNumber(request.0 + 1)))),
+    ];
+    for (what, word) in words {
+        if let Some(word) = word {
+            primary.announce(word).await.unwrap();
+        }
+        let answer = sync.declare(takeover.clone()).await;
+        assert_eq!(answer, Err(DeclareError::Guarded), "{what}");
+    }
+    primary.announce(handing_over(request)).await.unwrap();
+    primary.resign().await.unwrap();
+    let answer = sync.declare(takeover.clone()).await;
+    assert_eq!(answer, Err(DeclareError::Guarded), "it may be back any time");
+    let mut watch = sync.watch();
+    let open = shown(&mut watch, "the request", |it| !it.requests.is_empty()).await;
+    assert_eq!(open.record(), Some(&record(1)), "what is refused answers nothing");
+
+    primary.announce(handing_over(request)).await.unwrap();
+    sync.declare(takeover).await.unwrap();
+    let done = shown(&mut watch, "the outcome", |it| it.requests.is_empty()).await;
+    assert_eq!(done.outcomes.get(&request), Some(&Outcome::Done));
+    assert_eq!(done.record(), Some(&record(2)), "together");
 }

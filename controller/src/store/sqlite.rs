@@ -2,7 +2,7 @@
 //!
 //! [`SqliteStore`] is a handle: it sends work to a thread that owns the writing connection
 //! (`writer`); a second thread (`watcher`) looks for changes and publishes whole snapshots.
-//! `content` is what both do inside a transaction; `file` opens the file and knows when it was
+//! `content` and `requests` are what both do inside a transaction; `file` opens the file and knows when it was
 //! exchanged; `bell` wakes the watchers of all processes; `clock` tells when a session ends; `trouble` is every failure, in words.
 //!
 //! **Invariant:** no SQLite call is made on a thread of the runtime (but for the first opening).
@@ -19,6 +19,7 @@ mod bell;
 mod clock;
 mod content;
 mod file;
+mod requests;
 mod trouble;
 mod watcher;
 mod writer;
@@ -30,7 +31,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use dugong_machine::{Declaration, Presence, Snapshot};
+use dugong_machine::{Ask, Declaration, Outcome, Presence, RequestNumber, Snapshot};
 use dugong_topology::{InstanceId, Revision};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{oneshot, watch};
@@ -42,7 +43,7 @@ use self::file::{Missing, StoreFile};
 use self::trouble::Trouble;
 use self::watcher::Watcher;
 use self::writer::{Durability, Job, Writer};
-use super::{DeclareError, HistoryEntry, Reading, RenewError, Store, StoreError};
+use super::{AskError, DeclareError, HistoryEntry, Reading, RenewError, Store, StoreError};
 
 /// The most requests that wait for the writing thread. A controller has a handful in flight: a
 /// full queue means a disk that stopped answering.
@@ -87,15 +88,6 @@ impl SqliteStore {
     /// There is no such file, or it cannot be used, in words.
     pub fn observe(path: &Path) -> Result<Self, StoreError> {
         Self::start(path, Missing::Refuse, None)
-    }
-
-    /// The content as it is now: newer than, or equal to, every reading that was published.
-    ///
-    /// # Errors
-    ///
-    /// The store could not be read.
-    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        self.run(Durability::Lazy, |transaction| content::snapshot(transaction.connection)).await
     }
 
     fn start(
@@ -188,6 +180,31 @@ impl Store for SqliteStore {
 
     fn resign(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.run(Durability::Lazy, content::resign).boxed()
+    }
+
+    fn ask(&self, by: String, what: Ask) -> BoxFuture<'_, Result<RequestNumber, AskError>> {
+        async move {
+            let written = self
+                .run(Durability::OnDisk, move |transaction| requests::ask(transaction, by, what))
+                .await?;
+            written.map_err(|request| AskError::Busy { request })
+        }
+        .boxed()
+    }
+
+    fn answer(
+        &self,
+        request: RequestNumber,
+        outcome: Outcome,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.run(Durability::OnDisk, move |transaction| {
+            requests::answer(transaction, request, &outcome)
+        })
+        .boxed()
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+        self.run(Durability::Lazy, |transaction| content::snapshot(transaction.connection)).boxed()
     }
 
     fn watch(&self) -> watch::Receiver<Reading> {

@@ -12,7 +12,8 @@ use dugong_controller::postgres::{
     Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
 };
 use dugong_machine::{
-    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, StandbyGoal, StandbyView, Time, Upstream,
+    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView, Time,
+    Upstream,
 };
 use dugong_topology::{Address, Generation, InstanceId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -129,7 +130,7 @@ impl Instance {
             cluster: "main".to_owned(),
             dir,
             bin,
-            keeper: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
+            warden: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
@@ -165,10 +166,10 @@ impl Instance {
     }
 
     /// Ends its supervision in order, and leaves its server running.
-    pub(crate) async fn hand_over(self, mandate: Mandate) -> Ended {
+    pub(crate) async fn leave_running(self, mandate: Mandate) -> Ended {
         let Self { settings, supervised, folder, .. } = self;
-        let Supervised { goal, seen, hand_over, task, .. } = supervised;
-        hand_over.send(mandate).unwrap();
+        let Supervised { goal, seen, leave_running, task, .. } = supervised;
+        leave_running.send(mandate).unwrap();
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
@@ -201,10 +202,15 @@ impl Instance {
     }
 
     pub(crate) fn primary(&self, names: &[&str], access: Access) {
+        self.primary_with(names, access, Sessions::Stay);
+    }
+
+    pub(crate) fn primary_with(&self, names: &[&str], access: Access, sessions: Sessions) {
         self.want(Goal::Primary(PrimaryGoal {
             generation: self.generation,
             names: names.iter().map(|name| id(name)).collect(),
             access,
+            sessions,
             downstreams: self.downstreams.clone(),
             life: self.life,
         }));
@@ -359,6 +365,22 @@ impl Instance {
             .connect(NoTls)
             .await
             .map(|_| ())
+    }
+
+    /// A client as an application has it.
+    pub(crate) async fn tcp_client(&self) -> Client {
+        let login = &self.credentials.superuser;
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(&self.settings.listen.host)
+            .port(self.settings.listen.port)
+            .user(&login.name)
+            .password(login.password.expose())
+            .dbname("postgres")
+            .connect(NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
     }
 
     /// The process id of the running postmaster.

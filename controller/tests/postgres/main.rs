@@ -4,8 +4,9 @@
 //! itself to be root runs itself again as the user `postgres`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod handover;
 mod instance;
-mod keeping;
+mod warden;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -25,6 +25,7 @@ pub struct Totals {
     pub faults: [u64; KINDS],
     pub steps: u64,
     pub takeovers: u64,
+    pub switchovers: u64,
     pub generations: u64,
     pub acknowledged: u64,
     pub unknown: u64,
@@ -87,6 +88,7 @@ impl Totals {
         }
         self.steps += counts.steps;
         self.takeovers += counts.takeovers;
+        self.switchovers += counts.switchovers;
         self.generations += counts.generations;
         self.acknowledged += counts.acknowledged;
         self.unknown += counts.unknown;

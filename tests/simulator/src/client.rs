@@ -2,7 +2,8 @@
 //!
 //! A client does one thing at a time. It adds an element of its own to a set that only grows, or
 //! reads the whole set; both on the write address. The proxy knows what the newest topology says,
-//! holds what cannot be served, and sends the rest to the primary.
+//! holds what cannot be served, and sends the rest to the primary. One client in four comes without
+//! a proxy: it tries instances until one is a primary, as libpq does, and believes it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ pub(crate) struct Proxy {
     pub view: Option<View>,
     /// How long it takes to take a topology in: a proxy may be slow, or far away.
     pub lag: Duration,
+    /// No proxy at all: what is sent from here goes to the instance that was a primary last, or to
+    /// any other.
+    pub guesses: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,10 +114,14 @@ impl World {
 
     /// Sends what a client wants where the topology says, if it says so yet.
     fn route(&mut self, number: usize) {
-        let client = &mut self.clients[number];
-        let Some(target) = self.proxies[client.proxy].view.as_ref().and_then(View::open_at) else {
-            return;
+        let proxy = &self.proxies[self.clients[number].proxy];
+        let target = match proxy.guesses {
+            Some(guess) if self.dice.chance(80) => Some(guess),
+            Some(_) => Some(self.dice.index(self.instances.len())),
+            None => proxy.view.as_ref().and_then(View::open_at),
         };
+        let Some(target) = target else { return };
+        let client = &mut self.clients[number];
         let Some(doing) = client.doing.as_mut().filter(|doing| doing.sent_to.is_none()) else {
             return;
         };
@@ -161,6 +169,10 @@ impl World {
                 let known = &self.clients[client];
                 let sent = known.doing.as_ref().and_then(|doing| doing.sent_to);
                 if known.operation == operation && sent == Some(node) {
+                    let guesses = &mut self.proxies[proxy].guesses;
+                    if let (Some(guess), Reply::Added | Reply::Set(..)) = (guesses, &reply) {
+                        *guess = node;
+                    }
                     self.conclude(client, Some(reply));
                 }
             }

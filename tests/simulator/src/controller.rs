@@ -13,7 +13,7 @@ use crate::client::View;
 use crate::happening::{Happening, Message, ToController, ToProxy, ToStore};
 use crate::moment::Moment;
 use crate::network::{Channel, Place};
-use crate::postgres::{Process, Waiter};
+use crate::postgres::Waiter;
 use crate::store::Word;
 use crate::world::{SESSION_TTL, World};
 
@@ -140,6 +140,11 @@ impl World {
                 let message = Message::ToStore(epoch, ToStore::Declare(Box::new(declaration)));
                 self.send(Place::Instance(node), Place::Store, Channel::Declarations, message);
             }
+            Action::Answer { request, outcome } => {
+                let message = ToStore::Answer(request, outcome);
+                let message = Message::ToStore(self.instances[node].epoch, message);
+                self.send(Place::Instance(node), Place::Store, Channel::Declarations, message);
+            }
             Action::Finish => self.finish(node),
         }
         Ok(())
@@ -215,12 +220,16 @@ impl World {
                 let guarded = !self.has(Bug::NoGuard);
                 let answer = self.store.declare(&declaration, guarded);
                 self.tell(|| format!("the store answers pg-{}: {answer:?}", node + 1));
-                if let (Answer::Won { .. }, Reason::PrimaryLost) = (answer, declaration.next.reason)
-                {
-                    self.counts.takeovers += 1;
-                }
+                let won = matches!(answer, Answer::Won { .. });
+                let lost = declaration.next.reason == Reason::PrimaryLost;
+                self.counts.takeovers += u64::from(won && lost);
+                self.counts.switchovers += u64::from(won && declaration.fulfils.is_some());
                 self.turn();
                 (Channel::Declarations, ToController::Declared { at: declaration.at, answer })
+            }
+            ToStore::Answer(request, outcome) => {
+                self.tell(|| format!("pg-{} answers request {request}: {outcome:?}", node + 1));
+                return self.store.answer(request, outcome);
             }
         };
         let message = Message::ToController(epoch, answer);
@@ -324,13 +333,11 @@ impl World {
         self.feed(node, Event::LinkConfirmed { begun })
     }
 
-    /// Tells the keeper until when the server may live.
+    /// Tells the warden until when the server may live.
     fn lend_life(&mut self, node: usize) {
-        let leases = self.state(node).map(|state| state.leases);
+        let until = self.state(node).and_then(State::may_serve_until);
         let instance = &mut self.instances[node];
-        let office = matches!(instance.server.process, Process::Primary(_));
-        let until = leases.map(|leases| leases.session_until.max(leases.link_until));
-        instance.lease = until.filter(|_| office);
+        instance.lease = until;
         if let Some(until) = instance.lease
             && !instance.lease_watched
         {
@@ -340,7 +347,7 @@ impl World {
         }
     }
 
-    /// The keeper: a process of its own, which a paused controller does not pause.
+    /// The warden: a process of its own, which a paused controller does not pause.
     pub(crate) fn lease_end(&mut self, node: usize) {
         let instance = &mut self.instances[node];
         instance.lease_watched = false;
@@ -349,9 +356,9 @@ impl World {
             instance.lease_watched = true;
             let at = instance.clock.when(self.now, until);
             self.at(at, Happening::LeaseEnd(node));
-        } else if self.bug != Some(Bug::NoKeeper) {
+        } else if self.bug != Some(Bug::NoWarden) {
             instance.lease = None;
-            self.fence(node, "by its keeper: both leases are over");
+            self.fence(node, "by its warden: both leases are over");
         }
     }
 
@@ -367,6 +374,9 @@ impl World {
         controller.older = controller.published.replace(view.clone());
         self.checker.published(node, self.instances[node].epoch, &view)?;
         for proxy in 0..self.proxies.len() {
+            if self.proxies[proxy].guesses.is_some() {
+                continue;
+            }
             let message = Message::ToProxy(ToProxy::Topology(view.clone()));
             self.send(Place::Instance(node), Place::Proxy(proxy), Channel::Topology, message);
         }

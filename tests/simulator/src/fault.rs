@@ -40,10 +40,12 @@ pub enum Fault {
     Drift(usize, u64),
     /// The operator forbids transitions.
     Freeze(Duration),
+    /// The operator asks for another primary: this one, or whoever is the sync.
+    Switchover(Option<usize>),
 }
 
 /// How many kinds there are.
-pub const KINDS: usize = 15;
+pub const KINDS: usize = 16;
 
 const KIND_NAMES: [&str; KINDS] = [
     "server killed",
@@ -61,6 +63,7 @@ const KIND_NAMES: [&str; KINDS] = [
     "data destroyed",
     "clock drifts",
     "frozen",
+    "switchover asked for",
 ];
 
 /// Clocks of one cluster differ by less than a tenth, which is what the leases allow for.
@@ -75,7 +78,7 @@ impl Fault {
         let here = Place::Instance(node);
         let there = match dice.index(4) {
             0 => Place::Store,
-            1 => Place::Proxy(dice.index(2)),
+            1 => Place::Proxy(dice.index(3)),
             2 if dice.chance(50) => Place::Store,
             _ => Place::Instance(other),
         };
@@ -86,8 +89,8 @@ impl Fault {
         let close = Duration::from_millis(dice.between(time - 150, time + 400));
         let long = Duration::from_millis(dice.between(500, 12_000));
         let span = [brief, close, long][dice.index(3)];
-        let proxy = Place::Proxy(dice.index(2));
-        match dice.index(40) {
+        let proxy = Place::Proxy(dice.index(3));
+        match dice.index(43) {
             0..4 => Self::KillServer(node),
             4..8 => Self::KillController(node, span),
             8 => Self::Restart(node, span),
@@ -102,6 +105,8 @@ impl Fault {
             // An instance and clients that reach it alone: what a careless primary would serve.
             34..38 => Self::Split(Places::just(&[here, proxy]), fate, span),
             38 | 39 => Self::Split(Places::drawn(dice.throw()), fate, span),
+            40..42 => Self::Switchover(None),
+            42 => Self::Switchover(Some(other)),
             28 => Self::StoreDown(span),
             29 => Self::SlowNetwork(dice.between(5, 60), span),
             30 => Self::DestroyData(node),
@@ -133,13 +138,16 @@ impl Fault {
             Self::DestroyData(_) => 12,
             Self::Drift(..) => 13,
             Self::Freeze(_) => 14,
+            Self::Switchover(_) => 15,
         }
     }
 
     /// How long it lasts.
     pub fn span(&self) -> Duration {
         match *self {
-            Self::KillServer(_) | Self::DestroyData(_) | Self::Drift(..) => Duration::ZERO,
+            Self::KillServer(_) | Self::DestroyData(_) | Self::Drift(..) | Self::Switchover(_) => {
+                Duration::ZERO
+            }
             Self::KillController(_, span)
             | Self::Restart(_, span)
             | Self::PowerLoss(_, span)
@@ -173,13 +181,15 @@ impl fmt::Display for Fault {
             Self::Split(places, fate, _) => {
                 write!(f, "{kind}:")?;
                 let instances = (0..6).map(Place::Instance);
-                let all = [Place::Store, Place::Proxy(0), Place::Proxy(1)].into_iter();
+                let all =
+                    [Place::Store, Place::Proxy(0), Place::Proxy(1), Place::Proxy(2)].into_iter();
                 for place in all.chain(instances).filter(|place| places.contains(*place)) {
                     write!(f, " {place},")?;
                 }
                 write!(f, " {fate:?}")?;
             }
-            Self::StoreDown(_) | Self::Freeze(_) => f.write_str(kind)?,
+            Self::StoreDown(_) | Self::Freeze(_) | Self::Switchover(None) => f.write_str(kind)?,
+            Self::Switchover(Some(to)) => write!(f, "{kind}: to pg-{}", to + 1)?,
             Self::SlowNetwork(factor, _) => write!(f, "{kind}: {factor} times")?,
             Self::Drift(node, rate) => {
                 return write!(

@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use dugong_machine::{Answer, Declaration, Snapshot, Time};
+use dugong_machine::{Answer, Declaration, Outcome, RequestNumber, Snapshot, Time};
 use dugong_topology::{History, Position, Revision};
 
 use crate::client::{Query, Reply, View};
@@ -58,6 +58,7 @@ pub(crate) enum Message {
 pub(crate) enum ToStore {
     Word(u64, Word),
     Declare(Box<Declaration>),
+    Answer(RequestNumber, Outcome),
 }
 
 #[derive(Clone, Debug)]

@@ -29,7 +29,7 @@ mod supervisor;
 mod trouble;
 mod world;
 
-pub use bug::{BUGS, Bug};
+pub use bug::{BUGS, Bug, Known};
 pub use campaign::{Campaign, Report, Totals};
 pub use checker::Violation;
 pub use fault::{Fault, Scenario};

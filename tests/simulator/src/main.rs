@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::Parser;
 use dugong_simulator::{
-    BUGS, Bug, Campaign, Fault, Report, Scenario, Story, Totals, Violation, run, shrunk,
+    BUGS, Bug, Campaign, Fault, Known, Report, Scenario, Story, Totals, Violation, run, shrunk,
 };
 
 /// Runs whole clusters in virtual time, with faults drawn from a seed, and checks that no
@@ -39,6 +39,10 @@ struct Options {
     /// List the mistakes that can be made on purpose, and the rules that they break
     #[arg(long)]
     list_bugs: bool,
+    /// Make every mistake in turn: how many runs does it take to find it? Ends with status 1 if one
+    /// is not found within --runs
+    #[arg(long, conflicts_with_all = ["seed", "bug"])]
+    prove: bool,
     /// How many runs at once [default: one on each core]
     #[arg(long)]
     threads: Option<usize>,
@@ -57,10 +61,14 @@ fn main() -> ExitCode {
 fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     if options.list_bugs {
-        for (_, name, rule, what) in BUGS {
+        for Known { name, rule, what, .. } in BUGS {
             writeln!(out, "{name:<22} {rule:<7} {what}")?;
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    let threads = options.threads.map_or_else(cores, usize::from);
+    if options.prove {
+        return prove(&mut out, options, threads);
     }
     let bug = match &options.bug {
         None => None,
@@ -74,7 +82,6 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     if options.runs == 0 {
         bail!("--runs 0 would run nothing");
     }
-    let threads = options.threads.map_or_else(cores, usize::from);
     let campaign = Campaign { first_seed: options.first_seed, runs: options.runs, bug, threads };
     let begun = Instant::now();
     let progress = Progress::new(options.runs);
@@ -87,6 +94,31 @@ fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     };
     tell_failure(&mut out, seed, bug, &violation)?;
     Ok(ExitCode::FAILURE)
+}
+
+/// The proof that the checks can fail.
+fn prove(out: &mut impl Write, options: &Options, threads: usize) -> anyhow::Result<ExitCode> {
+    let mut missed = 0;
+    for Known { bug, name, rule, .. } in BUGS {
+        let campaign = Campaign {
+            first_seed: options.first_seed,
+            runs: options.runs,
+            bug: Some(*bug),
+            threads,
+        };
+        let report = campaign.go(|_| ());
+        match report.failed {
+            Some((seed, violation)) => {
+                let runs = seed - options.first_seed + 1;
+                writeln!(out, "{name:<22} {rule:<7} found after {runs:>6} runs: {violation}")?;
+            }
+            None => {
+                missed += 1;
+                writeln!(out, "{name:<22} {rule:<7} NOT found in {} runs", options.runs)?;
+            }
+        }
+    }
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn cores() -> usize {
@@ -138,8 +170,7 @@ fn tell_failure(
     for line in run(&small, bug, Story::Kept).story {
         writeln!(out, "  {line}")?;
     }
-    let name = BUGS.iter().find(|(known, ..)| Some(*known) == bug).map(|(_, name, ..)| *name);
-    let bug = name.map_or_else(String::new, |name| format!(" --bug {name}"));
+    let bug = bug.map_or_else(String::new, |bug| format!(" --bug {}", bug.name()));
     writeln!(out, "replay: simulate --seed {seed} --trace{bug}")?;
     Ok(())
 }
@@ -152,7 +183,7 @@ fn summary(totals: &Totals, took: Duration) -> String {
         kinds.map(|(kind, count)| format!("{} {count}", names[kind])).collect();
     format!(
         "{} runs in {:.0?}, {hours:.1} simulated hours, {} steps of the machine\n\
-         {} generations, {} takeovers, {} writes acknowledged ({} of unknown fate), {} reads\n\
+         {} generations, {} takeovers, {} switchovers, {} writes acknowledged ({} of unknown fate), {} reads\n\
          longest time to writable after the last fault {:?} (seed {})\n\
          faults: {}\n",
         totals.runs,
@@ -160,6 +191,7 @@ fn summary(totals: &Totals, took: Duration) -> String {
         totals.steps,
         totals.generations,
         totals.takeovers,
+        totals.switchovers,
         totals.acknowledged,
         totals.unknown,
         totals.reads,

@@ -125,6 +125,8 @@ pub(crate) struct Server {
     /// Counts the starts and ends of processes: what belongs to an older one is void.
     pub epoch: u32,
     pub senders: Vec<Sender>,
+    /// While it stops, or is down: where the last record of a primary that stopped in order begins.
+    pub(crate) shut_down_at: Option<Position>,
     /// The synchronous names that its configuration file holds.
     pub configured: Vec<InstanceId>,
 }
@@ -180,6 +182,7 @@ impl Server {
             process: Process::Down,
             epoch: 0,
             senders: Vec::new(),
+            shut_down_at: None,
             configured: Vec::new(),
         }
     }
@@ -212,6 +215,7 @@ impl Server {
     pub(crate) fn begin(&mut self, work: Work, then: Then) {
         self.epoch += 1;
         self.process = Process::Busy(work, then);
+        self.shut_down_at = None;
         self.senders.clear();
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{
-    Answer, Declaration, Declared, Guard, Instance, Presence, Record, ServerState, Session,
-    Snapshot,
+    Answer, Ask, Declaration, Declared, Guard, Instance, Outcome, Presence, Record, Request,
+    RequestNumber, ServerState, Session, Snapshot,
 };
 use dugong_topology::{Freeze, InstanceId, Revision};
 
@@ -29,6 +29,8 @@ pub(crate) struct Store {
     pub down_until: Moment,
     ttl: Duration,
     sessions: Vec<Lease>,
+    /// The number of the last request.
+    asked: RequestNumber,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -42,7 +44,8 @@ struct Lease {
 impl Store {
     pub(crate) fn new(size: usize, ttl: Duration) -> Self {
         let sessions = vec![Lease::default(); size];
-        Self { snapshot: Arc::default(), down_until: Moment::default(), ttl, sessions }
+        let asked = RequestNumber::default();
+        Self { snapshot: Arc::default(), down_until: Moment::default(), ttl, sessions, asked }
     }
 
     fn edit(&mut self) -> &mut Snapshot {
@@ -124,7 +127,36 @@ impl Store {
         {
             return Answer::Guarded;
         }
+        if let Guard::HandedOver { by, request } = &declaration.guard {
+            let word = self.snapshot.present(by).and_then(|presence| presence.hands_over);
+            if word.is_none_or(|word| word.request != *request) && guarded {
+                return Answer::Guarded;
+            }
+        }
+        if let Some(request) = declaration.fulfils {
+            self.answer(request, Outcome::Done);
+        }
         Answer::Won { at: self.write(declaration.next.clone()) }
+    }
+
+    /// An operator asks; one request at a time.
+    pub(crate) fn ask(&mut self, what: Ask) {
+        if !self.snapshot.requests.is_empty() {
+            return;
+        }
+        self.asked = RequestNumber(self.asked.0 + 1);
+        let (number, by) = (self.asked, "a fault".to_owned());
+        let request = Request { number, by, asked_unix_ms: 0, what };
+        self.edit().requests.insert(number, request);
+    }
+
+    /// The first outcome stays.
+    pub(crate) fn answer(&mut self, request: RequestNumber, outcome: Outcome) {
+        if self.snapshot.requests.contains_key(&request) {
+            let snapshot = self.edit();
+            snapshot.requests.remove(&request);
+            snapshot.outcomes.insert(request, outcome);
+        }
     }
 
     /// The operator's word; none: transitions are free again.

@@ -2,7 +2,7 @@
 
 use dugong_machine::{
     Access, Data, Event, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server as Seen,
-    StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits, Work,
+    Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits, Work,
 };
 use dugong_topology::{Generation, History, Position, TimelineId};
 
@@ -127,9 +127,12 @@ impl World {
                 let entry = self.own_entry();
                 self.break_sessions(node);
                 let disk = &mut self.instances[node].server.disk;
+                disk.flushed = disk.wal.len();
+                let last = disk.end();
                 disk.flushed = disk.append(&[entry]);
                 self.push_wal(node);
                 self.work(node, Work::Stopping, Then::Stopped, 10, 300);
+                self.instances[node].server.shut_down_at = Some(last);
             }
         }
     }
@@ -258,7 +261,11 @@ impl World {
                 self.instances[node].server.end();
             }
             Then::Copied { from } => self.take_copy(node, from),
-            Then::Stopped => self.kill_server(node, "stopped in order"),
+            Then::Stopped => {
+                let last = server.shut_down_at;
+                self.kill_server(node, "stopped in order");
+                self.instances[node].server.shut_down_at = last;
+            }
             Then::Started if server.disk.standby => {
                 server.process = Process::Standby(Standby::default());
             }
@@ -393,6 +400,7 @@ impl World {
         instance.server_paused = instance.machine_paused;
         let server = &mut instance.server;
         server.end();
+        server.shut_down_at = None;
         let kept = self.dice.between(server.disk.flushed as u64, server.disk.wal.len() as u64 + 1);
         let disk = &mut self.instances[node].server.disk;
         disk.lose_after(usize::try_from(kept).expect("below a usize"));
@@ -444,7 +452,8 @@ impl World {
             }
             Process::Primary(primary) => Run::Primary(self.look_at_primary(node, primary, history)),
         };
-        Seen { data, run, trouble: None }
+        let shut_down_at = server.shut_down_at.filter(|_| run == Run::Down);
+        Seen { data, run, shut_down_at, trouble: None }
     }
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {
@@ -476,6 +485,13 @@ impl World {
             },
         };
         let standbys = server.senders.iter().map(row).collect();
-        PrimaryView { history, end: lsn(end), names, access: primary.access, standbys }
+        let in_transaction = match &self.instances[node].controller.as_ref().map(|c| &c.goal) {
+            Some(Some(Goal::Primary(goal))) if goal.sessions == Sessions::Leave => {
+                u32::try_from(primary.waiters.len()).ok()
+            }
+            Some(_) | None => None,
+        };
+        let (end, access) = (lsn(end), primary.access);
+        PrimaryView { history, end, names, access, in_transaction, standbys }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dugong_machine::Event;
+use dugong_machine::{Ask, Event, Switchover};
 use dugong_topology::Freeze;
 
 use crate::bug::Bug;
@@ -66,6 +66,7 @@ impl World {
                 self.poke(node);
             }
             Fault::Drift(node, rate) => self.instances[node].clock.drift(self.now, rate),
+            Fault::Switchover(to) => self.ask_for_switchover(to),
             Fault::Freeze(_) => self.store.freeze(Some(Freeze {
                 by: "a fault".to_owned(),
                 why: "to see what happens".to_owned(),
@@ -101,6 +102,7 @@ impl World {
             | Fault::Split(..)
             | Fault::SlowNetwork(..)
             | Fault::DestroyData(_)
+            | Fault::Switchover(_)
             | Fault::Drift(..) => (),
         }
         // A watch that was cut is taken up again.
@@ -123,6 +125,15 @@ impl World {
     fn awake(&mut self, node: usize) -> Result<(), Violation> {
         let asleep = self.instances[node].controller_paused > self.now;
         if asleep { Ok(()) } else { self.feed(node, Event::Tick) }
+    }
+
+    fn ask_for_switchover(&mut self, to: Option<usize>) {
+        let Some(record) = self.store.record() else { return };
+        let from = record.primary.clone();
+        let drain = Duration::from_millis(self.dice.between(0, 3_000));
+        let deadline = Duration::from_millis(self.dice.between(1_000, 10_000));
+        let to = to.map(|to| self.ids[to].clone());
+        self.store.ask(Ask::Switchover(Switchover { from, to, drain, deadline }));
     }
 
     fn kill_controller(&mut self, node: usize, until: Moment) {

@@ -47,7 +47,7 @@ pub(crate) struct Instance {
     pub controller_paused: Moment,
     pub server_paused: Moment,
     pub machine_paused: Moment,
-    /// Until when the keeper lets the server live; none: it is no primary.
+    /// Until when the warden lets the server live; none: it is no primary.
     pub lease: Option<dugong_machine::Time>,
     pub lease_watched: bool,
     pub next_look: Moment,
@@ -84,6 +84,7 @@ pub struct Counts {
     pub faults: [u64; KINDS],
     pub steps: u64,
     pub takeovers: u64,
+    pub switchovers: u64,
     pub generations: u64,
     pub acknowledged: u64,
     pub unknown: u64,
@@ -166,9 +167,11 @@ impl World {
         let instances = ids.iter().map(instance).collect();
         let proxy = |_| {
             let most = if dice.chance(70) { 1 } else { 1_500 };
-            Proxy { view: None, lag: Duration::from_millis(dice.between(0, most)) }
+            let lag = Duration::from_millis(dice.between(0, most));
+            Proxy { view: None, lag, guesses: None }
         };
-        let proxies = (0..2).map(proxy).collect();
+        let mut proxies: Vec<Proxy> = (0..2).map(proxy).collect();
+        proxies.push(Proxy { guesses: Some(0), ..Proxy::default() });
         let mut world = Self {
             now: Moment::default(),
             queue: Queue::default(),
@@ -179,7 +182,7 @@ impl World {
             ids,
             instances,
             proxies,
-            clients: (0..4).map(|number| Client::new(number % 2)).collect(),
+            clients: (0..4).map(|number| Client::new(number % 3)).collect(),
             checker: Checker::default(),
             settings: settings(size),
             push_due: false,

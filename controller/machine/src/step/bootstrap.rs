@@ -41,7 +41,7 @@ impl State {
             Some(identity) if self.server.run == Run::Down => {
                 let next = self.first_record(identity, &present);
                 let free = self.declaring.is_none() && self.raced_at.is_none();
-                let declaration = Declaration { next, at: None, guard: Guard::None };
+                let declaration = Declaration { next, at: None, guard: Guard::None, fulfils: None };
                 initialise.declaring(free.then_some(declaration))
             }
             Some(_) | None => initialise.noting("initialising the cluster"),

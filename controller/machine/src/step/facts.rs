@@ -8,6 +8,7 @@ use dugong_topology::{Lsn, Revision, Role};
 use crate::chain::{is_in_office, office_history, primary_history};
 use crate::event::{Answer, Event};
 use crate::record::Record;
+use crate::request::Outcome;
 use crate::server::{Goal, PrimaryView, Receiver, Run, Server, StandbyView, Waits};
 use crate::snapshot::{Declared, Snapshot};
 use crate::state::{Office, State, Vacancy};
@@ -35,6 +36,9 @@ impl State {
         self.store_trouble = None;
         if self.snapshot.as_ref().is_some_and(|known| snapshot.revision < known.revision) {
             return; // Older than what a declaration of our own has told us.
+        }
+        if self.snapshot.is_none() {
+            self.inherited = snapshot.requests.keys().next_back().copied().unwrap_or_default();
         }
         let record_revision =
             snapshot.declared.as_ref().map_or_else(Revision::default, |d| d.revision);
@@ -130,6 +134,10 @@ impl State {
                 }
                 let since_unix_ms = snapshot.declared.as_ref().map_or(0, |d| d.since_unix_ms);
                 snapshot.revision = at;
+                if let Some(request) = declaration.fulfils {
+                    snapshot.requests.remove(&request);
+                    snapshot.outcomes.insert(request, Outcome::Done);
+                }
                 snapshot.declared =
                     Some(Declared { record: declaration.next, revision: at, since_unix_ms });
             }
@@ -160,6 +168,7 @@ impl State {
         match (&self.server.run, &mut self.office) {
             (Run::Primary(view), Some(office)) if record.primary == self.me => {
                 office.keep_times(now, view, record);
+                self.opened = self.opened.max(office.open);
                 if now.is_past(office.since, STEADY_AFTER) {
                     self.vacancy = None;
                 }

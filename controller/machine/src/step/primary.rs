@@ -10,7 +10,7 @@ use crate::action::{Declaration, Guard};
 use crate::chain::{downstreams_of, newcomers, next_sync};
 use crate::presence::ServerState;
 use crate::record::{Reason, Record};
-use crate::server::{Access, Goal, PrimaryGoal, PrimaryView, Run, Stop};
+use crate::server::{Access, Goal, PrimaryGoal, PrimaryView, Run, Sessions, Stop};
 use crate::snapshot::Snapshot;
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -32,6 +32,7 @@ impl State {
     ) -> Decision {
         let serves = match &self.server.run {
             Run::Unknown => return Decision::keep(self, "looking at the server"),
+            Run::Down if self.is_stopping() => return self.hand_over(record),
             Run::Down => return self.fill_vacancy(now, snapshot, record),
             Run::Busy(_) | Run::Standby(_) => None,
             Run::Primary(view) => self.office.as_ref().map(|office| (view, office)),
@@ -43,6 +44,9 @@ impl State {
         if !self.leases.alive_at(now) {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting("fenced: neither the store nor the sync confirms the office");
+        }
+        if self.is_stopping() {
+            return self.hand_over(record);
         }
         match (serves, &self.goal) {
             (Some((view, office)), _) => self.hold_office(now, snapshot, record, view, office),
@@ -98,7 +102,7 @@ impl State {
     /// A primary that nobody may use yet (R5), with its names in force from the first moment (R6).
     fn closed(&self, snapshot: &Snapshot, record: &Record) -> Goal {
         let names = record.sync.iter().cloned().collect();
-        self.primary_goal(snapshot, record, names, Access::ReadOnly)
+        self.primary_goal(snapshot, record, names, Access::ReadOnly, Sessions::Stay)
     }
 
     fn primary_goal(
@@ -107,11 +111,13 @@ impl State {
         record: &Record,
         names: Vec<InstanceId>,
         access: Access,
+        sessions: Sessions,
     ) -> Goal {
         Goal::Primary(PrimaryGoal {
             generation: record.generation,
             names,
             access,
+            sessions,
             downstreams: downstreams_of(snapshot, record, &self.me),
             life: self.lives,
         })
@@ -125,7 +131,11 @@ impl State {
         view: &PrimaryView,
         office: &Office,
     ) -> Decision {
-        let access = if office.open.is_some() { Access::ReadWrite } else { Access::ReadOnly };
+        let (access, sessions) = match (self.is_draining(), office.open) {
+            (true, _) => (Access::ReadOnly, Sessions::Leave),
+            (false, Some(_)) => (Access::ReadWrite, Sessions::Stay),
+            (false, None) => (Access::ReadOnly, Sessions::Stay),
+        };
         let unsure = self.declaring.is_some() || self.raced_at.is_some();
         let next = self.another_sync(now, snapshot, record, office);
         let names: Vec<InstanceId> = match (&self.goal, unsure) {
@@ -136,13 +146,17 @@ impl State {
         let in_force = view.names == names;
         let decision = Decision {
             note: self.waits_for(record, view, office, next.as_ref()),
-            ..Decision::want(self.primary_goal(snapshot, record, names, access))
+            answer: self.outcome(),
+            ..Decision::want(self.primary_goal(snapshot, record, names, access, sessions))
         };
-        if unsure || record.frozen.is_some() {
+        if unsure || record.frozen.is_some() || self.is_draining() {
             return decision;
         }
         let change = match next {
             // R6: both names are in force, and the end was read after that.
+            Some(next) if in_force && self.wanted_sync(record).as_ref() == Some(&next) => {
+                Some(record.with_sync_exchanged(&next, view.position()))
+            }
             Some(next) if in_force => Some(record.with_sync(&next, view.position())),
             Some(_) => None,
             None => self.membership(now, snapshot, record),
@@ -151,10 +165,12 @@ impl State {
             next,
             at: Some(self.record_revision()),
             guard: Guard::None,
+            fulfils: None,
         }))
     }
 
-    /// R2, R11: the first fit async where the sync is gone, or does not follow.
+    /// R2, R11: the first fit async where the sync is gone, or does not follow; or the one that
+    /// was asked for.
     fn another_sync(
         &self,
         now: Time,
@@ -162,12 +178,15 @@ impl State {
         record: &Record,
         office: &Office,
     ) -> Option<InstanceId> {
-        if record.frozen.is_some() {
+        if record.frozen.is_some() || self.is_draining() {
             return None;
+        }
+        if let Some(wanted) = self.wanted_sync(record) {
+            return Some(wanted);
         }
         // Before a new cluster has opened for the first time nobody waits: its sync may take the
         // time that a first copy takes.
-        let is_new = record.reason == Reason::Bootstrap && office.open.is_none();
+        let is_new = record.reason == Reason::Bootstrap && self.opened.is_none();
         let patience = if is_new { self.settings.stuck_after } else { self.settings.sync_timeout };
         let too_long = |since| now.is_past(since, patience);
         let lost = record.sync.as_ref().is_none_or(|sync| {
@@ -197,6 +216,9 @@ impl State {
         office: &Office,
         next: Option<&InstanceId>,
     ) -> Option<String> {
+        if self.is_draining() {
+            return Some("handing over: open transactions finish, new ones wait".to_owned());
+        }
         if let Some(next) = next {
             return Some(format!("writes wait: {next} becomes the new sync"));
         }

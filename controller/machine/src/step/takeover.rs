@@ -5,14 +5,23 @@ use dugong_topology::InstanceId;
 use crate::action::{Declaration, Guard};
 use crate::chain::next_sync;
 use crate::lease::link_is_dead;
-use crate::presence::ServerState;
+use crate::presence::{Handover, ServerState};
 use crate::record::Record;
+use crate::request::RequestNumber;
 use crate::server::{Goal, Receiver, Run};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::time::Time;
 
 use super::Decision;
+
+/// A takeover that R3 allows.
+struct Takeover {
+    /// Who becomes the sync.
+    heir: InstanceId,
+    /// The primary has handed over for it, and all of its WAL is here.
+    request: Option<RequestNumber>,
+}
 
 impl State {
     pub(super) fn decide_sync(&self, now: Time, snapshot: &Snapshot, record: &Record) -> Decision {
@@ -24,8 +33,8 @@ impl State {
                 Some(_) | None => self.follow(snapshot, record),
             };
         }
-        let heir = match self.may_take_over(now, snapshot, record) {
-            Ok(heir) => heir,
+        let Takeover { heir, request } = match self.may_take_over(now, snapshot, record) {
+            Ok(takeover) => takeover,
             Err(why_not) => {
                 let following = self.follow(snapshot, record);
                 return Decision { note: why_not.or(following.note), ..following };
@@ -38,25 +47,36 @@ impl State {
             return sealed;
         }
         // R4: what is here now is all that there will ever be of this generation.
-        sealed.declaring(Some(Declaration {
-            next: record.taken_over_by(&self.me, &heir, view.position()),
-            at: Some(self.record_revision()),
-            guard: Guard::AbsentOrStopped(record.primary.clone()),
-        }))
+        let (primary, end) = (record.primary.clone(), view.position());
+        let (next, guard) = match request {
+            Some(request) => {
+                let next = record.handed_over_to(&self.me, &heir, end);
+                (next, Guard::HandedOver { by: primary, request })
+            }
+            None => {
+                let next = record.taken_over_by(&self.me, &heir, end);
+                (next, Guard::AbsentOrStopped(primary))
+            }
+        };
+        let at = Some(self.record_revision());
+        sealed.declaring(Some(Declaration { next, at, guard, fulfils: request }))
     }
 
-    /// R3: the instance that would be the new sync, or why this one cannot take over, in words.
+    /// R3: how this instance may take over, or why this one cannot take over, in words.
     /// No words: there is no reason to.
     fn may_take_over(
         &self,
         now: Time,
         snapshot: &Snapshot,
         record: &Record,
-    ) -> Result<InstanceId, Option<String>> {
+    ) -> Result<Takeover, Option<String>> {
         let primary = &record.primary;
+        let mut handover = None;
         match snapshot.present(primary) {
             // (b) It says itself that no server process is left: no lease is waited for.
-            Some(presence) if presence.server == ServerState::Stopped => (),
+            Some(presence) if presence.server == ServerState::Stopped => {
+                handover = presence.hands_over;
+            }
             Some(_) => return Err(None),
             None => {
                 // Its session is dead. After our own start it gets as long to come as it had.
@@ -86,9 +106,19 @@ impl State {
                 record.generation
             )));
         }
+        if let Some(Handover { last, .. }) = handover
+            && (view.history.timeline != last.timeline || view.replayed <= last.lsn)
+        {
+            // It would have to be deposed, which is not what was asked for.
+            return Err(Some(format!(
+                "waiting for the last WAL of {primary}, past {last}; here it ends at {}",
+                view.position()
+            )));
+        }
         // (d)
-        next_sync(snapshot, record, &self.me).ok_or_else(|| {
+        let heir = next_sync(snapshot, record, &self.me).ok_or_else(|| {
             Some("cannot take over: no further instance is there to become the sync".to_owned())
-        })
+        })?;
+        Ok(Takeover { heir, request: handover.map(|handover| handover.request) })
     }
 }

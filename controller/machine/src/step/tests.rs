@@ -2,6 +2,7 @@
 //! several steps.
 
 mod given;
+mod switchover;
 
 use std::sync::Arc;
 
@@ -194,16 +195,24 @@ fn a_sync_that_is_present_but_does_not_follow_is_replaced() {
 fn the_first_sync_of_a_new_cluster_may_take_its_time() {
     let alone = PrimaryView { standbys: vec![], access: Access::ReadOnly, ..primary(&["pg-2"]) };
     let seen = Event::Observed(server("pg-1", Run::Primary(alone)));
-    for (reason, replaced) in [(Reason::Bootstrap, false), (Reason::PrimaryLost, true)] {
+    #[rustfmt::skip]
+    let cases = [
+        // the generation began by   was open here        replaced
+        (Reason::Bootstrap,          None,                false),
+        (Reason::Bootstrap,          Some(Generation(3)), true),
+        (Reason::PrimaryLost,        None,                true),
+    ];
+    for (reason, opened, replaced) in cases {
         let mut new = snapshot();
         redeclare(&mut new, Record { reason, ..record() });
         let mut given = instance("pg-1", new);
         given.leases.session_until = later(9);
+        given.opened = opened;
         let given = after(given, NOW, seen.clone());
 
         let then = after(given, later(3), seen.clone());
 
-        assert_eq!(names_of(&then).len() == 2, replaced, "{reason:?}");
+        assert_eq!(names_of(&then).len() == 2, replaced, "{reason:?}, open in {opened:?}");
     }
 }
 
@@ -360,7 +369,7 @@ fn a_copy_of_what_cannot_stream_goes_on_while_the_server_is_down_for_it() {
 
     let made = Identity { making: 2, made_in: Generation(3), ..identity("pg-3") };
     let run = Run::Standby(standby(Receiver::Stopped));
-    let fresh = Server { data: Data::Own(made), run, trouble: None };
+    let fresh = Server { data: Data::Own(made), ..server("pg-3", run) };
     let given = after(down, later(32), Event::Observed(fresh));
     assert!(matches!(given.goal, Some(Goal::Standby(_))), "the copy gets its own time to stream");
 }
@@ -442,7 +451,8 @@ fn only_the_first_of_enough_empty_instances_makes_a_cluster() {
         }
         snapshot
     };
-    let seen = |data| Event::Observed(Server { data, run: Run::Down, trouble: None });
+    let seen =
+        |data| Event::Observed(Server { data, run: Run::Down, shut_down_at: None, trouble: None });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", 3, true),
@@ -484,7 +494,12 @@ fn a_record_that_does_not_fit_the_data_is_refused() {
 #[test]
 fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
     let foreign = Data::Foreign { why: "it is somebody else's".to_owned() };
-    let seen = Event::Observed(Server { data: foreign, run: Run::Down, trouble: None });
+    let seen = Event::Observed(Server {
+        data: foreign,
+        run: Run::Down,
+        shut_down_at: None,
+        trouble: None,
+    });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", ServerState::Stopped),  // the primary: its sync may take over at once

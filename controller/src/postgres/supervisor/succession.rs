@@ -5,9 +5,9 @@ use tokio::time::{Duration, Instant};
 
 use super::super::configuration;
 use super::super::data_dir::StartsAs;
-use super::super::handover::{Mandate, Note};
 use super::super::layout::Layout;
 use super::super::link::{Found, Link};
+use super::super::mandate::{Mandate, Note};
 use super::super::postmaster::Postmaster;
 use super::super::process::servers_in;
 use super::super::running::Running;
@@ -26,7 +26,7 @@ pub(in crate::postgres) struct Inheritance {
 /// What became of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
-    /// It lives on with its keeper.
+    /// It lives on with its warden.
     Running,
     /// There is none to leave, or it cannot be left.
     Nothing,
@@ -87,7 +87,7 @@ impl Supervisor {
     }
 
     /// Leaves the server to the next controller, once nothing about it is in doubt.
-    pub(super) async fn hand_over(&mut self, mandate: Mandate) -> Left {
+    pub(super) async fn leave_running(&mut self, mandate: Mandate) -> Left {
         let deadline = Instant::now() + SETTLE_PATIENCE;
         while let Some(running) = &self.running {
             if running.is_settled() {

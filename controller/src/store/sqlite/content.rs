@@ -1,4 +1,5 @@
-//! What is read and written inside a transaction: records, presences, sessions, history.
+//! What is read and written inside a transaction: records, presences, sessions, history. Requests
+//! are in `requests`.
 //!
 //! **Invariant:** whatever changes what [`snapshot`] returns also adds to the revision, in the same
 //! transaction; nothing else does.
@@ -6,8 +7,8 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Declaration, Declared, Guard, Instance, Presence, Record, ServerState, Session as Liveness,
-    Snapshot,
+    Declaration, Declared, Guard, Instance, Outcome, Presence, Record, ServerState,
+    Session as Liveness, Snapshot,
 };
 use dugong_topology::{InstanceId, Revision};
 use rusqlite::{Connection, OptionalExtension};
@@ -15,6 +16,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::super::HistoryEntry;
 use super::super::codec;
 use super::clock::{BootTime, Clock, unix_ms};
+use super::requests;
 use super::trouble::Trouble;
 use super::writer::Transaction;
 
@@ -111,6 +113,9 @@ pub(super) fn declare(
     if !guard_holds(connection, &declaration.guard)? {
         return Ok(Err(Refusal::Guarded));
     }
+    if let Some(request) = declaration.fulfils {
+        requests::answer(transaction, request, &Outcome::Done)?;
+    }
     let revision = next_revision(connection)?;
     let now = unix_ms();
     let generation = integer(declaration.next.generation.0)?;
@@ -132,16 +137,23 @@ fn guard_holds(connection: &Connection, guard: &Guard) -> Result<bool, Trouble> 
     match guard {
         Guard::None => Ok(true),
         Guard::AbsentOrStopped(id) => {
-            let word = connection
-                .prepare_cached("SELECT content FROM presences WHERE instance = ?1 AND alive = 1")?
-                .query_row([id.as_str()], |row| row.get::<_, String>(0))
-                .optional()?;
-            let Some(word) = word else {
-                return Ok(true);
-            };
-            Ok(codec::decode::<Presence>(&word)?.server == ServerState::Stopped)
+            let word = word_of(connection, id)?;
+            Ok(word.is_none_or(|word| word.server == ServerState::Stopped))
+        }
+        Guard::HandedOver { by, request } => {
+            let handover = word_of(connection, by)?.and_then(|word| word.hands_over);
+            Ok(handover.is_some_and(|handover| handover.request == *request))
         }
     }
+}
+
+/// The word of an instance whose session is alive.
+fn word_of(connection: &Connection, id: &InstanceId) -> Result<Option<Presence>, Trouble> {
+    let word = connection
+        .prepare_cached("SELECT content FROM presences WHERE instance = ?1 AND alive = 1")?
+        .query_row([id.as_str()], |row| row.get::<_, String>(0))
+        .optional()?;
+    Ok(word.map(|word| codec::decode(&word)).transpose()?)
 }
 
 /// Replaces the instance's word and renews its session, opening one if need be.
@@ -243,6 +255,7 @@ pub(super) fn snapshot(connection: &Connection) -> Result<Snapshot, Trouble> {
         let session = if row.get(1)? { Liveness::Alive } else { Liveness::Lapsed };
         snapshot.instances.insert(presence.id.clone(), Instance { presence, session });
     }
+    requests::show(connection, &mut snapshot)?;
     Ok(snapshot)
 }
 
@@ -261,23 +274,23 @@ pub(super) fn history(connection: &Connection, limit: u32) -> Result<Vec<History
     Ok(entries)
 }
 
-fn next_revision(connection: &Connection) -> Result<i64, Trouble> {
+pub(super) fn next_revision(connection: &Connection) -> Result<i64, Trouble> {
     let mut step =
         connection.prepare_cached("UPDATE meta SET revision = revision + 1 RETURNING revision")?;
     Ok(step.query_row([], |row| row.get(0))?)
 }
 
 /// SQLite's integers have a sign; ours that are stored there have not.
-fn count(integer: i64) -> Result<u64, Trouble> {
+pub(super) fn count(integer: i64) -> Result<u64, Trouble> {
     u64::try_from(integer)
         .map_err(|_negative| rusqlite::Error::IntegralValueOutOfRange(0, integer).into())
 }
 
-fn integer(count: u64) -> Result<i64, Trouble> {
+pub(super) fn integer(count: u64) -> Result<i64, Trouble> {
     i64::try_from(count)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)).into())
 }
 
-fn from_sql(error: rusqlite::types::FromSqlError) -> Trouble {
+pub(super) fn from_sql(error: rusqlite::types::FromSqlError) -> Trouble {
     Trouble::Sqlite(error.into())
 }

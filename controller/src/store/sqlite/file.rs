@@ -18,7 +18,7 @@ use super::clock::Clock;
 use super::trouble::{Trouble, is_busy};
 
 /// The version of the tables, in the file's `user_version`.
-pub(super) const SCHEMA: i64 = 1;
+pub(super) const SCHEMA: i64 = 2;
 
 /// `Dugo`, in the file's `application_id`.
 const APPLICATION_ID: i64 = 0x4475_676F;
@@ -59,6 +59,14 @@ const TABLES: &str = "
         alive INTEGER NOT NULL,
         boot_id TEXT NOT NULL,
         expires_at_ms INTEGER NOT NULL
+    ) STRICT;";
+
+/// What schema 2 has beyond schema 1.
+const REQUESTS: &str = "
+    CREATE TABLE requests (
+        number INTEGER PRIMARY KEY,
+        content TEXT NOT NULL,
+        outcome TEXT
     ) STRICT;";
 
 /// What to do where there is no file.
@@ -103,7 +111,7 @@ impl StoreFile {
             (Err(trouble), _) => return Err(trouble),
         }
         let mut open = connect(path)?;
-        let is_new = is_new(&open.connection)?;
+        let is_new = form(&open.connection)? == Form::Empty;
         if is_new && missing == Missing::Refuse {
             return Err(Trouble::Missing);
         }
@@ -111,6 +119,7 @@ impl StoreFile {
         if is_new {
             make_tables(&mut open.connection, clock)?;
         }
+        bring_up(&mut open.connection)?;
         begin_boot(&mut open.connection, clock)?;
         let (id, revision) = identity(&open.connection)?;
         Ok((Arc::new(Self { path: path.to_owned(), id, highest: AtomicI64::new(revision) }), open))
@@ -118,9 +127,9 @@ impl StoreFile {
 
     /// A further connection to the same store.
     pub(super) fn connect(&self) -> Result<Open, Trouble> {
-        let open = connect(&self.path)?;
+        let mut open = connect(&self.path)?;
         // An empty file has appeared at the path; it is not for this process to make a store of it.
-        if is_new(&open.connection)? {
+        if form(&open.connection)? == Form::Empty {
             return Err(Trouble::Exchanged);
         }
         let (id, revision) = identity(&open.connection)?;
@@ -129,6 +138,7 @@ impl StoreFile {
         }
         self.check(self.highest(), revision)?;
         use_wal(&open.connection)?;
+        bring_up(&mut open.connection)?;
         Ok(open)
     }
 
@@ -179,17 +189,27 @@ fn connect(path: &Path) -> Result<Open, Trouble> {
     Ok(Open { connection, inode })
 }
 
-/// Whether the file is empty; an error where it is neither empty nor a store.
-fn is_new(connection: &Connection) -> Result<bool, Trouble> {
+/// What a file is, as far as this program can use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Empty,
+    /// A store of the schema before this one.
+    Older,
+    Current,
+}
+
+/// What the file is; an error where it is neither empty nor a store.
+fn form(connection: &Connection) -> Result<Form, Trouble> {
     // One statement, since another controller may be making the tables meanwhile.
     let row = "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema)
                FROM pragma_application_id, pragma_user_version";
     let row: (i64, i64, i64) =
         connection.query_row(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     match row {
-        (APPLICATION_ID, SCHEMA, _) => Ok(false),
+        (APPLICATION_ID, SCHEMA, _) => Ok(Form::Current),
+        (APPLICATION_ID, 1, _) => Ok(Form::Older),
         (APPLICATION_ID, found, _) => Err(Trouble::NewerSchema { found }),
-        (0, 0, 0) => Ok(true),
+        (0, 0, 0) => Ok(Form::Empty),
         (_, _, _) => Err(Trouble::Foreign),
     }
 }
@@ -213,13 +233,28 @@ fn use_wal(connection: &Connection) -> Result<(), Trouble> {
 fn make_tables(connection: &mut Connection, clock: &Clock) -> Result<(), Trouble> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Another controller may have been faster.
-    if is_new(&transaction)? {
+    if form(&transaction)? == Form::Empty {
         transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(REQUESTS)?;
         transaction.execute(
             "INSERT INTO meta VALUES (1, lower(hex(randomblob(16))), ?1, 0)",
             [&clock.boot_id],
         )?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Adds what an older store lacks. A controller of an older version refuses it from then on.
+fn bring_up(connection: &mut Connection) -> Result<(), Trouble> {
+    if form(connection)? != Form::Older {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another controller may have been faster.
+    if form(&transaction)? == Form::Older {
+        transaction.execute_batch(REQUESTS)?;
         transaction.pragma_update(None, "user_version", SCHEMA)?;
     }
     Ok(transaction.commit()?)

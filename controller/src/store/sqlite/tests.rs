@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::super::contract::{
     LONG, Place, contract_tests, declaration, has_lapsed, id, is_alive, presence, record, shown,
+    switchover,
 };
 use super::*;
 
@@ -93,7 +94,7 @@ async fn a_write_of_another_process_is_noticed() {
     assert!(is_alive(&snapshot, "pg-2"));
     assert!(child.wait().unwrap().success());
     // The process is gone, its session is not: that is what the time to live is for.
-    assert!(is_alive(&store.snapshot().await.unwrap(), "pg-2"));
+    assert!(is_alive(&store.read().await.unwrap(), "pg-2"));
 }
 
 #[tokio::test]
@@ -102,10 +103,10 @@ async fn reopening_keeps_everything_and_takes_over_the_session() {
     let before = folder.open("pg-1");
     before.declare(declaration(1, None)).await.unwrap();
     before.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
-    let left = before.snapshot().await.unwrap();
+    let left = before.read().await.unwrap();
     drop(before);
     let after = folder.open("pg-1");
-    assert_eq!(after.snapshot().await.unwrap(), left);
+    assert_eq!(after.read().await.unwrap(), left);
     assert_eq!(after.renew().await, Err(RenewError::Lapsed), "the session is not this handle's");
     after.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
     assert_eq!(after.renew().await, Ok(()));
@@ -127,9 +128,9 @@ async fn sessions_of_another_boot_have_lapsed_and_revisions_jump() {
     let next = Declaration { guard, ..declaration(2, Some(at)) };
     let next = after.declare(next).await.unwrap();
     assert!(next.0 > at.0 + 1000, "{next} may have been seen before the crash");
-    assert!(has_lapsed(&after.snapshot().await.unwrap(), "pg-1"));
+    assert!(has_lapsed(&after.read().await.unwrap(), "pg-1"));
     drop(after);
-    let again = folder.open("pg-2").snapshot().await.unwrap();
+    let again = folder.open("pg-2").read().await.unwrap();
     assert_eq!(again.revision, next, "one jump for one boot");
 }
 
@@ -146,7 +147,7 @@ async fn many_controllers_may_begin_at_once() {
         store.announce(presence(&format!("pg-{n}"), ServerState::Ready)).await.unwrap();
     }
     for store in &stores {
-        assert_eq!(store.snapshot().await.unwrap().all_present().count(), 8);
+        assert_eq!(store.read().await.unwrap().all_present().count(), 8);
     }
 }
 
@@ -176,7 +177,7 @@ async fn an_observer_reads_and_declares_but_has_no_session() {
     let instance = folder.open("pg-1");
     let at = instance.declare(declaration(1, None)).await.unwrap();
     let observer = SqliteStore::observe(&folder.path()).unwrap();
-    assert_eq!(observer.snapshot().await.unwrap().record(), Some(&record(1)));
+    assert_eq!(observer.read().await.unwrap().record(), Some(&record(1)));
     observer.declare(declaration(2, Some(at))).await.unwrap();
     assert_eq!(observer.history(9).await.unwrap().len(), 2);
     shown(&mut observer.watch(), "the record", |it| it.record() == Some(&record(2))).await;
@@ -189,7 +190,7 @@ async fn an_observer_reads_and_declares_but_has_no_session() {
     assert_eq!(resigned, announced);
     let misnamed = instance.announce(presence("pg-2", ServerState::Ready)).await.unwrap_err();
     assert!(misnamed.0.contains("cannot announce pg-2"), "{misnamed}");
-    assert!(observer.snapshot().await.unwrap().instances.is_empty());
+    assert!(observer.read().await.unwrap().instances.is_empty());
 }
 
 #[test]
@@ -209,8 +210,8 @@ fn files_that_are_no_store_of_this_program_are_refused_and_left_alone() {
 
     fs::remove_file(&path).unwrap();
     drop(folder.open("pg-1"));
-    folder.raw().pragma_update(None, "user_version", 2).unwrap();
-    assert!(open().contains("has schema 2, this program knows schema 1"), "{}", open());
+    folder.raw().pragma_update(None, "user_version", 3).unwrap();
+    assert!(open().contains("has schema 3, this program knows schema 2"), "{}", open());
 
     let nowhere = folder.0.path().join("missing/store.db");
     let message = refusal(SqliteStore::open(&nowhere, id("pg-1"), LONG));
@@ -228,7 +229,7 @@ async fn a_damaged_store_is_a_failure_in_words_and_never_an_empty_answer() {
     damage("UPDATE record SET content = replace(content, '\"version\":1', '\"version\":2')");
     damage("UPDATE meta SET revision = revision + 1");
     failed(&mut watch, "a record has version 2").await;
-    let message = store.snapshot().await.unwrap_err().to_string();
+    let message = store.read().await.unwrap_err().to_string();
     assert!(message.contains("a record has version 2, this program reads version 1"), "{message}");
     damage("UPDATE record SET content = replace(content, '\"version\":2', '\"version\":1')");
     shown(&mut watch, "the record again", |it| it.record() == Some(&record(1))).await;
@@ -260,7 +261,7 @@ async fn a_store_that_vanishes_or_is_exchanged_is_a_failure_until_it_is_back() {
     failed(&mut watch, "is not the one that was opened").await;
     let declared = store.declare(declaration(1, None)).await.unwrap_err();
     assert!(matches!(declared, DeclareError::Store(_)), "{declared:?}");
-    assert_eq!(other.snapshot().await.unwrap().declared, None);
+    assert_eq!(other.read().await.unwrap().declared, None);
 }
 
 #[tokio::test]
@@ -278,8 +279,22 @@ async fn a_store_that_goes_back_is_never_shown() {
     folder.remove_side_files();
     fs::rename(&copy, folder.path()).unwrap();
     failed(&mut watch, "went back from revision 2 to 1").await;
-    let message = store.snapshot().await.unwrap_err().to_string();
+    let message = store.read().await.unwrap_err().to_string();
     assert!(message.contains("put the newer file back"), "{message}");
+}
+
+#[tokio::test]
+async fn a_store_of_the_schema_before_requests_opens_and_takes_them() {
+    let folder = Folder::new();
+    let before = folder.open("pg-1");
+    before.declare(declaration(1, None)).await.unwrap();
+    drop(before);
+    folder.raw().execute_batch("DROP TABLE requests; PRAGMA user_version = 1").unwrap();
+    let observer = SqliteStore::observe(&folder.path()).unwrap();
+    assert_eq!(observer.read().await.unwrap().record(), Some(&record(1)));
+    let asked = observer.ask("ann".to_owned(), switchover()).await.unwrap();
+    let snapshot = folder.open("pg-1").read().await.unwrap();
+    assert_eq!(snapshot.requests.keys().collect::<Vec<_>>(), [&asked]);
 }
 
 #[tokio::test]

@@ -70,6 +70,7 @@ pub(super) fn presence(name: &str, server: ServerState) -> Presence {
         history: Some(history()),
         upstream: None,
         lag: None,
+        hands_over: None,
         note: None,
     }
 }
@@ -119,7 +120,7 @@ pub(super) fn identity(name: &str) -> Identity {
 }
 
 pub(super) fn server(name: &str, run: Run) -> Server {
-    Server { data: Data::Own(identity(name)), run, trouble: None }
+    Server { data: Data::Own(identity(name)), run, shut_down_at: None, trouble: None }
 }
 
 pub(super) fn standby(receiver: Receiver) -> StandbyView {
@@ -140,6 +141,7 @@ pub(super) fn primary(names: &[&str]) -> PrimaryView {
         end: Lsn(END),
         names: names.iter().map(|name| id(name)).collect(),
         access: Access::ReadWrite,
+        in_transaction: None,
         standbys: vec![StandbyRow { id: id("pg-2"), flushed: Lsn(END), waits: Waits::ForIt }],
     }
 }
@@ -186,7 +188,7 @@ pub(super) fn led_to(state: &State, now: Time, event: Event) -> (State, Option<D
     let (next, actions) = step(state, now, event);
     let declared = actions.into_iter().find_map(|action| match action {
         Action::Declare(declaration) => Some(declaration),
-        Action::Announce(_) | Action::Want(_) | Action::Finish => None,
+        Action::Announce(_) | Action::Answer { .. } | Action::Want(_) | Action::Finish => None,
     });
     (next, declared)
 }

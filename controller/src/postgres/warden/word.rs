@@ -1,4 +1,4 @@
-//! What a controller and the keeper of its server say to each other: one line, one word.
+//! What a controller and the warden of its server say to each other: one line, one word.
 //!
 //! Both may be of different versions, since a server outlives an upgrade of its controller: words
 //! are added, never changed. What is not understood ends the connection, and so the server.
@@ -12,7 +12,7 @@ use rustix::process::Pid;
 /// The longest line, its end included. A note is the longest word, and has a few hundred bytes.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
-/// What a controller tells the keeper.
+/// What a controller tells the warden.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::postgres) enum Order {
     /// The server may live until then, by the clock of this machine; replaces every word before.
@@ -24,18 +24,18 @@ pub(in crate::postgres) enum Order {
     /// Every process of the server is killed.
     End,
     /// The connection will close, and the server shall live on for the next controller, which
-    /// gets the note: one line that means nothing to the keeper.
+    /// gets the note: one line that means nothing to the warden.
     Keep(String),
 }
 
-/// What the keeper tells a controller.
+/// What the warden tells a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::postgres) enum News {
     /// The first word to each controller; with the note that the one before it has left.
     Running { postmaster: Pid, note: Option<String> },
-    /// No server could be started; the keeper ends.
+    /// No server could be started; the warden ends.
     Failed(String),
-    /// No process of the server is left; how its postmaster ended, as `wait` has it. The keeper
+    /// No process of the server is left; how its postmaster ended, as `wait` has it. The warden
     /// ends.
     Exited(i32),
 }

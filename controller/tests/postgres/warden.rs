@@ -1,4 +1,4 @@
-//! A server below its keeper: ends with its lease, and outlives an orderly change of controllers.
+//! A server below its warden: ends with its lease, and outlives an orderly change of controllers.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ fn a_primary_ends_with_its_lease_and_a_standby_needs_none() {
 }
 
 #[test]
-fn a_killed_keeper_takes_its_server_along() {
+fn a_killed_warden_takes_its_server_along() {
     as_postgres(async {
         let (mut primary, _standby) = open_cluster().await;
         primary.kill(parent_of(primary.postmaster()));
@@ -71,14 +71,14 @@ fn a_killed_keeper_takes_its_server_along() {
 }
 
 #[test]
-fn a_primary_is_handed_over_while_it_serves() {
+fn a_primary_comes_to_its_next_controller_while_it_serves() {
     as_postgres(async {
         let (primary, _standby) = open_cluster().await;
-        let (postmaster, keeper) = (primary.postmaster(), parent_of(primary.postmaster()));
+        let (postmaster, warden) = (primary.postmaster(), parent_of(primary.postmaster()));
         let client = primary.client().await;
         client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
 
-        let ended = primary.hand_over(mandate()).await;
+        let ended = primary.leave_running(mandate()).await;
         client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
         let mut primary = ended.resume();
         assert_eq!(primary.inherited(), Some(mandate()));
@@ -87,7 +87,7 @@ fn a_primary_is_handed_over_while_it_serves() {
         let view = primary.until_primary("it is open", |_| true).await;
         assert_eq!((view.access, view.names), (Access::ReadWrite, vec![id("pg-2")]));
         primary.until_confirmed().await;
-        assert_eq!((primary.postmaster(), parent_of(postmaster)), (postmaster, keeper));
+        assert_eq!((primary.postmaster(), parent_of(postmaster)), (postmaster, warden));
 
         // It is the new controller's own in every respect.
         primary.downstreams = [id("pg-2")].into();
@@ -101,12 +101,12 @@ fn a_primary_is_handed_over_while_it_serves() {
 }
 
 #[test]
-fn a_standby_is_handed_over_twice_and_ended_by_the_last() {
+fn a_standby_comes_to_two_more_controllers_and_is_ended_by_the_last() {
     as_postgres(async {
         let (primary, mut standby) = open_cluster().await;
         let postmaster = standby.postmaster();
         for _ in 0..2 {
-            standby = standby.hand_over(Mandate::default()).await.resume();
+            standby = standby.leave_running(Mandate::default()).await.resume();
             assert_eq!(standby.inherited(), Some(Mandate::default()));
             let view = standby
                 .until_standby("it streams", |view| view.receiver == Receiver::Streaming)
@@ -126,7 +126,7 @@ fn a_primary_whose_next_controller_is_late_ends_with_its_lease() {
         let (primary, _standby) = open_cluster().await;
         let data = primary.data();
         primary.lease_ends_in(Duration::from_secs(1));
-        let ended = primary.hand_over(mandate()).await;
+        let ended = primary.leave_running(mandate()).await;
         assert!(!server_processes(&data).is_empty(), "it lives on for a moment");
         let deadline = Instant::now() + Duration::from_secs(10);
         while !server_processes(&data).is_empty() {
@@ -144,7 +144,7 @@ fn a_server_that_does_not_fit_its_next_controller_is_ended() {
     as_postgres(async {
         let (_primary, standby) = open_cluster().await;
         let (data, postmaster) = (standby.data(), standby.postmaster());
-        let mut ended = standby.hand_over(Mandate::default()).await;
+        let mut ended = standby.leave_running(Mandate::default()).await;
         ended.move_to_another_port();
         let mut standby = ended.resume();
         standby.until("it is down", |server| server.run == Run::Down).await;

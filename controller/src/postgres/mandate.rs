@@ -1,4 +1,4 @@
-//! What a controller that ends in order leaves to the next one: the server, by its keeper, and a
+//! What a controller that ends in order leaves to the next one: the server, by its warden, and a
 //! note about it.
 //!
 //! **Invariant:** a note is written only about a server that does, and was seen to do, exactly what

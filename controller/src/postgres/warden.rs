@@ -1,16 +1,16 @@
-//! The keeper: a small process that is the parent of a server, and ends it when its controller
+//! The warden: a small process that is the parent of a server, and ends it when its controller
 //! cannot.
 //!
 //! A controller that is paused cannot fence its primary, and one that is restarted cannot be its
-//! server's parent. So each server has a keeper between the two: [`keep`] is its whole life.
-//! `keeper/term.rs` decides until when the server may live, `keeper/word.rs` is what controller and
-//! keeper say to each other; `link.rs` is the controller's end of the connection.
+//! server's parent. So each server has a warden between the two: [`keep`] is its whole life.
+//! `warden/term.rs` decides until when the server may live, `warden/word.rs` is what controller and
+//! warden say to each other; `link.rs` is the controller's end of the connection.
 //!
 //! **Invariant:** the server dies at the end of the last lease that its controller named, whatever
 //! became of the controller; and at once when the connection is lost without an orderly goodbye.
 //!
-//! **Invariant:** the keeper kills its own descendants and nobody else. All of the server's
-//! processes are: whatever loses its parent becomes a child of the keeper. So when it has no child
+//! **Invariant:** the warden kills its own descendants and nobody else. All of the server's
+//! processes are: whatever loses its parent becomes a child of the warden. So when it has no child
 //! any more, nothing is left of the server.
 //!
 //! **Invariant:** one thread, which the server's parent-death signal is bound to; nothing waits
@@ -47,15 +47,15 @@ use crate::clock::Clock;
 pub(super) use self::term::Term;
 pub(super) use self::word::{Lines, News, Order};
 
-/// The first argument of a controller's program that shall be a keeper.
-pub const KEEP: &str = "keep";
+/// The first argument of a controller's program that shall be a warden.
+pub const COMMAND: &str = "warden";
 
-/// Where the next controller finds the keeper, in the directory of the server's sockets, which only
+/// Where the next controller finds the warden, in the directory of the server's sockets, which only
 /// its owner can enter.
-pub(super) const SOCKET: &str = "keeper.sock";
+pub(super) const SOCKET: &str = "warden.sock";
 
-/// Between two rounds of killing what does not go at once.
-const ROUND: Duration = Duration::from_millis(1);
+/// Between two rounds of killing; longer from round to round, for what a hung disk holds.
+const ROUND: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Starts a server and keeps it until no process of it is left.
 ///
@@ -67,7 +67,7 @@ const ROUND: Duration = Duration::from_millis(1);
 /// It cannot keep a server: then none was started, or none is left.
 pub fn keep(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
     let mut arguments = arguments.into_iter();
-    let odd = || io::Error::other(format!("{KEEP} is for a controller, not for people"));
+    let odd = || io::Error::other(format!("`{COMMAND}` is for a controller, not for people"));
     let socket = PathBuf::from(arguments.next().ok_or_else(odd)?);
     let term = arguments.next().and_then(|term| term.to_str()?.parse().ok()).ok_or_else(odd)?;
     let mut command = Command::new(arguments.next().ok_or_else(odd)?);
@@ -75,10 +75,10 @@ pub fn keep(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
 
     let first = io::stdin().as_fd().try_clone_to_owned()?;
     let mut controller = Connection::new(first.into())?;
-    match Keeper::begin(&socket, term, command) {
-        Ok(mut keeper) => {
-            keeper.greet(controller);
-            keeper.run()
+    match Warden::begin(&socket, term, command) {
+        Ok(mut warden) => {
+            warden.greet(controller);
+            warden.run()
         }
         Err(error) => {
             controller.tell(&News::Failed(error.to_string()));
@@ -87,7 +87,7 @@ pub fn keep(arguments: impl IntoIterator<Item = OsString>) -> io::Result<()> {
     }
 }
 
-struct Keeper {
+struct Warden {
     postmaster: Pid,
     /// Readable once the postmaster has ended.
     handle: OwnedFd,
@@ -109,7 +109,7 @@ enum Left {
     Nobody,
 }
 
-impl Keeper {
+impl Warden {
     fn begin(socket: &PathBuf, term: Term, mut command: Command) -> io::Result<Self> {
         // A terminal's signals are for the controller, which knows the order of an end.
         os::setsid()?;
@@ -128,7 +128,7 @@ impl Keeper {
             return Err(io::Error::other(format!("no server is started: {why}")));
         }
         command.stdin(Stdio::null()).process_group(0);
-        // An immediate shutdown: the server must not outlive its keeper.
+        // An immediate shutdown: the server must not outlive its warden.
         tie_to_parent(&mut command, Signal::QUIT);
         let raw = i32::try_from(command.spawn()?.id()).ok().and_then(Pid::from_raw);
         let postmaster = raw.ok_or_else(|| io::Error::other("a child without a pid"))?;
@@ -263,6 +263,7 @@ impl Keeper {
 
     /// Kills what is left of the server, and returns once nothing is.
     fn end(&mut self) -> io::Result<()> {
+        let mut round = ROUND.0;
         while self.reap()? == Left::Some {
             let me = number(os::getpid());
             for pid in processes()? {
@@ -276,7 +277,8 @@ impl Keeper {
                     let _ = os::kill_process(pid, Signal::KILL);
                 }
             }
-            std::thread::sleep(ROUND);
+            std::thread::sleep(round);
+            round = ROUND.1.min(round * 2);
         }
         if let (Some(connection), Some(status)) = (&mut self.connection, self.exited) {
             connection.tell(&News::Exited(status));
@@ -319,7 +321,7 @@ impl Connection {
 /// A line for people, in the server's log.
 fn say(words: &str) {
     // A log that takes nothing must not keep the server alive.
-    let _ = writeln!(io::stderr(), "keeper: {words}");
+    let _ = writeln!(io::stderr(), "warden: {words}");
 }
 
 fn timespec(at: Time) -> Timespec {

@@ -1,9 +1,9 @@
-//! A controller that is paused, restarted in order, or loses the keeper of its server.
+//! A controller that is paused, restarted in order, or loses the warden of its server.
 
 use std::time::{Duration, Instant};
 
 use dugong_tests::{
-    Cluster, Instance, connect, eventually, hand_over, kill, parent_of, pause, resume,
+    Cluster, Instance, connect, eventually, kill, parent_of, pause, restart, resume,
 };
 use dugong_topology::{Generation, Role};
 
@@ -14,9 +14,10 @@ const LEASES_AND_A_SECOND: Duration = Duration::from_secs(4);
 
 /// The connection string of one instance's own server, past the proxy.
 fn direct_dsn(cluster: &Cluster, instance: &Instance) -> String {
-    let topology = cluster.topology().unwrap();
-    let (_, member) = topology.members().find(|(_, member)| member.id == instance.id).unwrap();
-    let address = member.address.clone().unwrap();
+    let topology = cluster.topology().expect("the cluster shows its topology");
+    let (_, member) =
+        topology.members().find(|(_, member)| member.id == instance.id).expect("it is a member");
+    let address = member.address.clone().expect("it has said where it listens");
     let dsn = cluster.dsn(&[]);
     let rest =
         dsn.split(' ').filter(|part| !part.starts_with("host=") && !part.starts_with("port="));
@@ -70,8 +71,8 @@ async fn restarted_in_order(role: Role) {
     let (instance, servers) = (cluster.with_role(role), postmasters());
     // More than once, since the second controller has taken its server over itself.
     for _ in 0..3 {
-        let old = instance.controller().unwrap();
-        hand_over(old);
+        let old = instance.controller().expect("the controller runs");
+        restart(old);
         eventually("another controller runs", SOON, async || {
             let new = instance.controller().filter(|new| *new != old);
             new.map(drop).ok_or_else(|| "none yet".to_owned())
@@ -86,7 +87,7 @@ async fn restarted_in_order(role: Role) {
     assert_eq!(report.errors, [""; 0], "no write has failed");
 
     // The last one is in charge of what it took over: a server that dies is started again.
-    let dead = instance.postmaster().unwrap();
+    let dead = instance.postmaster().expect("the server runs");
     kill(dead);
     eventually("another server runs", SOON, async || {
         let new = instance.postmaster().filter(|new| *new != dead);
@@ -112,14 +113,14 @@ async fn the_asyncs_controller_is_restarted_in_order() {
 }
 
 #[tokio::test]
-async fn a_killed_keeper_is_a_dead_server() {
+async fn a_killed_warden_is_a_dead_server() {
     let (cluster, writer) = written_to().await;
     let before = cluster.topology().unwrap().generation;
     let old = cluster.with_role(Role::Primary);
     let (controller, postmaster) = (old.controller().unwrap(), old.postmaster().unwrap());
-    let keeper = parent_of(postmaster).unwrap();
-    assert_ne!(keeper, controller);
-    kill(keeper);
+    let warden = parent_of(postmaster).unwrap();
+    assert_ne!(warden, controller);
+    kill(warden);
     writer.goes_on(50, SOON).await;
     let topology = cluster.whole().await;
     assert_eq!(topology.generation, Generation(before.0 + 1), "the sync took over");

@@ -1,0 +1,248 @@
+//! A planned handover, as the primary that hands over sees it: drain, stop in order, say so; or
+//! roll back. What the sync does with that word is in `takeover`.
+//!
+//! The request is read from each snapshot again; what is remembered between two steps is the
+//! [`Stage`] alone. A controller that begins anew remembers none: it goes back to its office by
+//! taking its word back, as after any stop, and refuses what was asked before it began.
+//!
+//! **Invariant:** from the moment in which the stop is begun, the primary may be taken over from
+//! at any time. So no outcome but "done" is given before it is seen in office again.
+//!
+//! Source: PROTOCOL.md, "Switchover".
+
+use dugong_topology::{InstanceId, Role};
+
+use crate::chain::next_sync;
+use crate::presence::{Handover, ServerState};
+use crate::record::Record;
+use crate::request::{Outcome, RequestNumber, Switchover};
+use crate::server::{Access, Goal, Run, Stop, Waits};
+use crate::snapshot::Snapshot;
+use crate::state::{Ongoing, Stage, State};
+use crate::time::Time;
+
+use super::Decision;
+
+impl State {
+    /// Takes the switchover one stage further, or back.
+    pub(super) fn keep_switchover(&mut self, now: Time) {
+        self.switchover = self.ongoing(now);
+        if self.is_stopping() {
+            self.vacancy = None; // It is stopped on purpose: nothing has died.
+        }
+    }
+
+    fn ongoing(&self, now: Time) -> Option<Ongoing> {
+        let snapshot = self.snapshot.as_ref()?;
+        let record = snapshot.record().filter(|record| record.primary == self.me)?;
+        let (request, asked) = snapshot.switchover()?;
+        let known = self.switchover.clone().filter(|known| known.request == request);
+        let mut ongoing = known.unwrap_or(Ongoing { request, since: now, stage: Stage::Preparing });
+        let late = now.is_past(ongoing.since, asked.deadline);
+        ongoing.stage = match ongoing.stage {
+            Stage::Preparing => self.prepare(now, snapshot, record, request, asked, late),
+            Stage::Draining { since } => self.drain(now, snapshot, record, asked, since, late),
+            Stage::Stopping => self.stop(snapshot, record, asked, late),
+            ended @ Stage::Ended(_) => ended,
+        };
+        Some(ongoing)
+    }
+
+    fn prepare(
+        &self,
+        now: Time,
+        snapshot: &Snapshot,
+        record: &Record,
+        request: RequestNumber,
+        asked: &Switchover,
+        late: bool,
+    ) -> Stage {
+        if let Some(why) = self.refuses_to_begin(record, request, asked) {
+            return Stage::Ended(Outcome::Refused { why });
+        }
+        match self.not_ready(snapshot, record, asked) {
+            None => Stage::Draining { since: now },
+            Some(why) if late => Stage::Ended(Outcome::Refused { why }),
+            Some(_) => Stage::Preparing,
+        }
+    }
+
+    /// What no waiting can change.
+    fn refuses_to_begin(
+        &self,
+        record: &Record,
+        request: RequestNumber,
+        asked: &Switchover,
+    ) -> Option<String> {
+        let me = &self.me;
+        if asked.from != *me {
+            return Some(format!(
+                "{me} has become the primary meanwhile, in place of {}",
+                asked.from
+            ));
+        }
+        if request <= self.inherited {
+            return Some(format!("the controller of {me} began anew meanwhile: ask again"));
+        }
+        let role = |to: &InstanceId| match record.role_of(to) {
+            Some(Role::Sync | Role::Async) => None,
+            Some(Role::Primary) => Some(format!("{to} is the primary already")),
+            Some(Role::Deposed) => Some(format!("{to} is being repaired: ask again later")),
+            None => Some(format!("{to} is no member of the cluster")),
+        };
+        asked.to.as_ref().and_then(role).or_else(|| frozen(record))
+    }
+
+    /// What must come before the first thing that clients notice, in words.
+    fn not_ready(
+        &self,
+        snapshot: &Snapshot,
+        record: &Record,
+        asked: &Switchover,
+    ) -> Option<String> {
+        if let Some(to) = self.wanted_sync(record) {
+            return Some(format!("{to} has not become the sync in time"));
+        }
+        if let Some(why) = self.hindrance(snapshot, record, asked) {
+            return Some(why);
+        }
+        let Run::Primary(view) = &self.server.run else {
+            return Some("the server here is on its way".to_owned());
+        };
+        let open = self.office.as_ref().and_then(|office| office.open);
+        let sync = record.sync.as_ref().and_then(|sync| view.standby(sync));
+        if open != Some(record.generation) || sync.is_none_or(|row| row.waits != Waits::ForIt) {
+            return Some("the sync has not caught up".to_owned());
+        }
+        let unsure = self.declaring.is_some() || self.raced_at.is_some();
+        unsure.then(|| "the record is being changed".to_owned())
+    }
+
+    fn drain(
+        &self,
+        now: Time,
+        snapshot: &Snapshot,
+        record: &Record,
+        asked: &Switchover,
+        since: Time,
+        late: bool,
+    ) -> Stage {
+        let back = |why| Stage::Ended(Outcome::RolledBack { why });
+        let Run::Primary(view) = &self.server.run else {
+            return back("the server ended while transactions were finishing".to_owned());
+        };
+        if let Some(why) = self.hindrance(snapshot, record, asked) {
+            return back(why);
+        }
+        if late {
+            return back("transactions did not finish in time".to_owned());
+        }
+        let drained = view.access == Access::ReadOnly && view.in_transaction == Some(0);
+        if drained || now.is_past(since, asked.drain) {
+            Stage::Stopping
+        } else {
+            Stage::Draining { since }
+        }
+    }
+
+    fn stop(&self, snapshot: &Snapshot, record: &Record, asked: &Switchover, late: bool) -> Stage {
+        if self.server.run != Run::Down {
+            return Stage::Stopping; // A shutdown cannot be taken back.
+        }
+        let failed = || Some("the server here did not stop in order".to_owned());
+        let in_time = || late.then(|| "the sync has not taken over in time".to_owned());
+        let why = if self.server.shut_down_at.is_none() { failed() } else { None };
+        match why.or_else(|| self.hindrance(snapshot, record, asked)).or_else(in_time) {
+            Some(why) => Stage::Ended(Outcome::RolledBack { why }),
+            None => Stage::Stopping,
+        }
+    }
+
+    /// Why the sync could not take over just now (R3), in words.
+    fn hindrance(
+        &self,
+        snapshot: &Snapshot,
+        record: &Record,
+        asked: &Switchover,
+    ) -> Option<String> {
+        if let Some(trouble) = &self.store_trouble {
+            return Some(format!("the store cannot be read: {trouble}"));
+        }
+        if let Some(why) = frozen(record) {
+            return Some(why);
+        }
+        let Some(sync) = &record.sync else {
+            return Some("there is no sync that could take over".to_owned());
+        };
+        if let Some(to) = asked.to.as_ref().filter(|to| *to != sync) {
+            return Some(format!("{to} is not fit to become the sync"));
+        }
+        let runs = snapshot.present(sync).is_some_and(|presence| match presence.server {
+            ServerState::Standby | ServerState::Ready => true,
+            ServerState::Stopped
+            | ServerState::Starting
+            | ServerState::Copying
+            | ServerState::Primary => false,
+        });
+        if !runs {
+            return Some(format!("{sync}, which would take over, is away"));
+        }
+        let alone = next_sync(snapshot, record, sync).is_none();
+        alone.then(|| format!("no third instance is there to become the sync of {sync}"))
+    }
+
+    /// The async that was asked for as the next primary: it has to be the sync first.
+    pub(super) fn wanted_sync(&self, record: &Record) -> Option<InstanceId> {
+        let Some(Ongoing { stage: Stage::Preparing, .. }) = &self.switchover else { return None };
+        let snapshot = self.snapshot.as_ref()?;
+        let (_, asked) = snapshot.switchover()?;
+        let to = asked.to.as_ref().filter(|to| record.asyncs.contains(to))?;
+        snapshot.is_ready(to).then(|| to.clone())
+    }
+
+    /// Whether the server is on its way down for a switchover, or down for it.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|ongoing| match ongoing.stage {
+            Stage::Stopping => true,
+            Stage::Preparing | Stage::Draining { .. } | Stage::Ended(_) => false,
+        })
+    }
+
+    /// Whether clients finish what they have begun, and begin nothing.
+    pub(super) fn is_draining(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|ongoing| match ongoing.stage {
+            Stage::Draining { .. } => true,
+            Stage::Preparing | Stage::Stopping | Stage::Ended(_) => false,
+        })
+    }
+
+    /// The server stops in order; once it is down, the sync may take over.
+    pub(super) fn hand_over(&self, record: &Record) -> Decision {
+        let heir = record.sync.as_ref().map_or("the sync", InstanceId::as_str);
+        let decision = Decision::want(Goal::Down(Stop::Fast));
+        let request = self.switchover.as_ref().map(|ongoing| ongoing.request);
+        let hands_over = match (request, self.server.shut_down_at, &self.server.run) {
+            (Some(request), Some(last), Run::Down) => Some(Handover { request, last }),
+            (_, _, _) => None,
+        };
+        let note = match hands_over {
+            Some(_) => format!("handing over: waiting for {heir} to take over"),
+            None => format!("handing over to {heir}: the server stops"),
+        };
+        Decision { hands_over, ..decision.noting(note) }
+    }
+
+    /// The outcome that is to be answered, seen from the office.
+    pub(super) fn outcome(&self) -> Option<(RequestNumber, Outcome)> {
+        let Ongoing { request, stage, .. } = self.switchover.as_ref()?;
+        match stage {
+            Stage::Ended(outcome) => Some((*request, outcome.clone())),
+            Stage::Preparing | Stage::Draining { .. } | Stage::Stopping => None,
+        }
+    }
+}
+
+fn frozen(record: &Record) -> Option<String> {
+    let frozen = record.frozen.as_ref()?;
+    Some(format!("the cluster is frozen by {}: {}", frozen.by, frozen.why))
+}

@@ -1,0 +1,70 @@
+//! A primary that hands over: its clients finish, it stops in order, and follows without a copy.
+
+use std::time::{Duration, Instant};
+
+use dugong_machine::{Access, Data, Goal, Receiver, Run, Sessions, Stop, Waits};
+use dugong_topology::TimelineId;
+
+use crate::instance::{as_postgres, cluster_of_two, id};
+
+#[test]
+fn a_primary_drains_stops_in_order_and_follows_its_sync() {
+    as_postgres(async {
+        let (mut primary, mut standby) = cluster_of_two().await;
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        let follows = |row: &dugong_machine::StandbyRow| row.waits == Waits::ForIt;
+        primary
+            .until_primary("pg-2 is waited for", |view| {
+                view.access == Access::ReadWrite && view.standby(&id("pg-2")).is_some_and(follows)
+            })
+            .await;
+        let (idle, busy) = (primary.tcp_client().await, primary.tcp_client().await);
+        busy.batch_execute("BEGIN; CREATE TABLE t (n int)").await.unwrap();
+
+        primary.primary_with(&["pg-2"], Access::ReadOnly, Sessions::Leave);
+        primary.until_primary("one is busy", |view| view.in_transaction == Some(1)).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !idle.is_closed() {
+            assert!(Instant::now() < deadline, "a session between two transactions goes on");
+            primary.next().await;
+        }
+        // What began before goes on, and is acknowledged by the sync.
+        busy.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+        busy.batch_execute("COMMIT").await.unwrap();
+        primary.until_primary("nobody is busy", |view| view.in_transaction == Some(0)).await;
+
+        primary.want(Goal::Down(Stop::Fast));
+        let in_order = |server: &dugong_machine::Server| server.shut_down_at.is_some();
+        primary.until("it stopped in order", in_order).await;
+        let last = primary.server.shut_down_at.unwrap();
+        standby.want(Goal::Sealed { generation: standby.generation });
+        let sealed =
+            standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
+        assert_eq!(sealed.history.timeline, last.timeline);
+        assert!(sealed.replayed > last.lsn, "{sealed:?} has no record at {last}");
+
+        standby.downstreams.insert(id("pg-1"));
+        standby.primary(&["pg-1"], Access::ReadOnly);
+        standby.until_primary("it is promoted", |_| true).await;
+        primary.standby(Some(&standby));
+        primary
+            .until_standby("the former primary streams on the new timeline", |view| {
+                view.receiver == Receiver::Streaming && view.history.timeline == TimelineId(2)
+            })
+            .await;
+        assert_eq!(primary.server.shut_down_at, None);
+        assert!(matches!(&primary.server.data, Data::Own(own) if own.making == 1), "no copy");
+    });
+}
+
+#[test]
+fn what_was_killed_has_not_stopped_in_order() {
+    as_postgres(async {
+        let (mut primary, _standby) = cluster_of_two().await;
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        primary.until_open().await;
+        primary.want(Goal::Down(Stop::Immediate));
+        primary.until("it is down", |server| server.run == Run::Down).await;
+        assert_eq!(primary.server.shut_down_at, None);
+    });
+}
