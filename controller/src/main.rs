@@ -1,7 +1,6 @@
 //! `dugong-controller`: parse, check, run; exit status 2 for what was typed wrong, 1 for what
-//! could not be done.
+//! could not be done. With `warden` as its first argument it is the warden of a server instead.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,21 +9,24 @@ use dugong_controller::run::{self, Options};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let outcome = match (arguments.next(), arguments.next()) {
-        (Some(command), Some(dir)) if command == warden::COMMAND => run::warden(Path::new(&dir)),
-        (_, _) => run::run(&Options::parse()),
-    };
-    match outcome {
+    if arguments.next().is_some_and(|first| first == warden::COMMAND) {
+        return match warden::keep(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error),
+        };
+    }
+    let options = Options::parse();
+    match run::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            #[expect(
-                clippy::print_stderr,
-                reason = "the one sentence for the person who started it"
-            )]
-            {
-                eprintln!("dugong-controller: {failure}");
-            }
+            complain(&failure);
             failure.exit_code()
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the one sentence for the person who started it")]
+fn complain(failure: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("dugong-controller: {failure}");
+    ExitCode::FAILURE
 }

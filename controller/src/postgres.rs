@@ -8,8 +8,9 @@
 //! **Invariant:** "down" is only said when for certain no process works in the data directory, and
 //! names are only said to be in force when every commit from then on waits for them (R6).
 //!
-//! **Invariant:** the server does not outlive this process, and neither a client's backend nor one
-//! that waits for the sync is ever cancelled or released (R9).
+//! **Invariant:** the server does not outlive this process, unless it was left to the next one in
+//! order; and neither a client's backend nor one that waits for the sync is ever cancelled or
+//! released (R9).
 //!
 //! Source: PROTOCOL.md, R4, R5, R6, R9, R10, R11 and "What PostgreSQL must be told".
 
@@ -19,8 +20,10 @@ mod data_dir;
 mod heartbeat;
 mod helper;
 mod layout;
+mod link;
 mod look;
 mod making;
+mod mandate;
 mod names;
 mod pace;
 mod plan;
@@ -41,12 +44,13 @@ use std::time::Duration;
 
 use dugong_machine::{Goal, Server, Time};
 use dugong_topology::{Address, InstanceId};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 
+pub use mandate::Mandate;
 pub use programs::{BinError, Version, find_bin};
 
 /// Observations that wait for their reader. A slow reader slows the looks, it loses none.
@@ -62,6 +66,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// The directory of PostgreSQL's programs: see [`find_bin`].
     pub bin: PathBuf,
+    /// The program that calls [`warden::keep`] where its first argument is [`warden::COMMAND`].
+    pub warden: PathBuf,
     /// Where the server listens.
     pub listen: Address,
     /// Further settings, name to value: as checked in the configuration.
@@ -87,6 +93,13 @@ pub enum Seen {
 pub struct Supervised {
     /// None: nothing is wanted yet; only looked.
     pub goal: watch::Sender<Option<Goal>>,
+    /// Until when a server may live out of recovery, by the clock of this machine. Enforced even
+    /// while this process is paused. In the past at first: nobody is in office by itself.
+    pub lease: watch::Sender<Time>,
+    /// Leaves the server to the next controller, and ends the task.
+    pub leave_running: oneshot::Sender<Mandate>,
+    /// What the controller before this one knew of the office, where it has left its server.
+    pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
     /// Ends after `goal` or `seen` was dropped, once every process is gone.
     pub task: JoinHandle<()>,
@@ -131,19 +144,24 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     }
     let (layout, lock) = layout::Layout::claim(&settings.dir, settings.listen.port)?;
     let spawner = process::Spawner::start().map_err(StartError::Spawner)?;
+    let found = supervisor::Inheritance::find(&layout);
+    let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
+    let (lease, leased) = watch::channel(inherited.unwrap_or_default().end());
+    let (leave_running, leaving) = oneshot::channel();
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
+    let words =
+        supervisor::Words { goals, lease: leased, leave_running: leaving, seen: seen_sender };
     let supervisor = supervisor::Supervisor::new(
         Arc::new(settings),
         Arc::new(layout),
         Arc::new(spawner),
         clock,
-        goals,
-        seen_sender,
+        words,
     );
     let task = tokio::spawn(async move {
-        supervisor.run().await;
+        supervisor.run(found).await;
         drop(lock);
     });
-    Ok(Supervised { goal, seen, task })
+    Ok(Supervised { goal, lease, leave_running, inherited, seen, task })
 }

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use dugong_machine::{Settings, State};
@@ -19,21 +18,21 @@ use tracing_subscriber::EnvFilter;
 use crate::clock::Clock;
 use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
-use crate::driver::{self, Local, Wiring};
-use crate::postgres::Supervised;
+use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::desk::Desk;
 use crate::publish::http::{self, Pages};
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::{lifeline, metrics, postgres, publish};
 
-/// How long the warden may take to see that nothing runs any more.
-const WARDEN_PATIENCE: Duration = Duration::from_secs(5);
-
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
 /// One controller runs beside each instance of a cluster. They agree through a store; on one
 /// machine that is a file which all of them share, and `dugong up` starts them all.
+///
+/// SIGTERM or SIGINT stops the server and ends the controller. SIGUSR1 ends the controller and
+/// keeps its server running: for a restart or an upgrade, to be followed by a new controller within
+/// a second or two, before the lease of a primary ends.
 #[derive(Clone, Debug, Parser)]
 #[command(
     version,
@@ -89,20 +88,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs the warden of the instance in `dir`, as its controller has started it.
-///
-/// # Errors
-///
-/// Server processes that do not go.
-pub fn warden(dir: &Path) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(Failure::runtime)?;
-    let outcome = runtime.block_on(postgres::warden::watch(dir)).map_err(Failure::runtime);
-    // A read that waits for ever holds a thread.
-    runtime.shutdown_background();
-    outcome
-}
-
 /// Runs a controller until it is told to end.
 ///
 /// # Errors
@@ -132,7 +117,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 async fn control(config: Config) -> Result<(), Failure> {
-    let leave = leave_on_signal().map_err(Failure::runtime)?;
+    let orders = orders_by_signal().map_err(Failure::runtime)?;
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
     let StoreBackend::Sqlite { path } = &config.store.backend;
@@ -147,7 +132,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
-    let server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
+    let mut server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
         .map_err(Failure::runtime)?;
     let desk = Desk { store: store.clone(), password };
     let (local, local_seen) = watch::channel(Local::default());
@@ -165,25 +150,31 @@ async fn control(config: Config) -> Result<(), Failure> {
         machine_settings(&config),
         clock.now(),
     );
-    let (lease, leases) = watch::channel(None);
-    let program = PathBuf::from("/proc/self/exe"); // Whatever became of its path meanwhile.
-    let warden = tokio::spawn(postgres::warden::keep(program, config.dir.clone(), leases));
-    let Supervised { goal, seen, task } = server;
-    let wiring = Wiring { clock, store, goal, seen, lease, local, leave };
+    let wiring = Wiring {
+        clock,
+        store,
+        goal: server.goal,
+        lease: server.lease,
+        leave_running: server.leave_running,
+        inherited: server.inherited,
+        seen: server.seen,
+        local,
+        orders,
+    };
     let outcome = tokio::select! {
-        () = driver::run(state, wiring) => Ok(()),
+        end = driver::run(state, wiring) => Ok(end),
         ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
-        ended = task => Err(Failure::Runtime(match ended {
+        ended = &mut server.task => Err(Failure::Runtime(match ended {
             Ok(()) => format!("{} was destroyed", config.dir.display()),
             Err(error) => format!("the server is not looked after any more: {error}"),
         })),
     };
-    // It ends with the last lease, which ends with the driver; nothing is left behind.
-    if tokio::time::timeout(WARDEN_PATIENCE, warden).await.is_err() {
-        tracing::warn!("the warden is still busy with what works in the data directory");
+    if let Ok(End::Restarting) = outcome {
+        // Until the warden has the note. One that takes longer is ended with its server.
+        server.task.await.map_err(Failure::runtime)?;
     }
     tracing::info!("ended");
-    outcome
+    outcome.map(|_| ())
 }
 
 fn machine_settings(config: &Config) -> Settings {
@@ -209,6 +200,8 @@ fn postgres_settings(
         cluster: config.cluster.clone(),
         dir: config.dir.clone(),
         bin,
+        // This very program, even if its file was replaced by another version meanwhile.
+        warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
@@ -228,19 +221,21 @@ async fn listen(address: &Address) -> Result<TcpListener, Failure> {
     })
 }
 
-/// True from the first SIGTERM or SIGINT on.
-fn leave_on_signal() -> std::io::Result<watch::Receiver<bool>> {
-    let (sender, receiver) = watch::channel(false);
+/// What the last signal said.
+fn orders_by_signal() -> std::io::Result<watch::Receiver<Order>> {
+    let (sender, receiver) = watch::channel(Order::GoOn);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut restart = signal(SignalKind::user_defined1())?;
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-            }
-            tracing::info!("told to end");
-            sender.send_replace(true);
+            let order = tokio::select! {
+                _ = terminate.recv() => Order::Leave,
+                _ = interrupt.recv() => Order::Leave,
+                _ = restart.recv() => Order::Restart,
+            };
+            tracing::info!("told to end: {order:?}");
+            sender.send_replace(order);
         }
     });
     Ok(receiver)

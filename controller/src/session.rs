@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Event, Presence};
+use dugong_machine::{Event, Presence, Time};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -41,6 +41,21 @@ impl Keeper {
     /// Announces `presence` as soon as the store takes it; a newer one replaces it.
     pub(crate) fn say(&self, presence: Presence) {
         self.words.send_replace(Some(presence));
+    }
+
+    /// Leaves the session as it is, for the next controller of this instance; renewed once more if
+    /// the store does that within `limit`. Returns when that renewal was asked for.
+    pub(crate) async fn leave(self, clock: Clock, limit: Duration) -> Option<Time> {
+        self.task.abort();
+        let begun = clock.now();
+        match tokio::time::timeout(limit, self.store.renew()).await {
+            Ok(Ok(())) => Some(begun),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the session was not renewed for the next controller");
+                None
+            }
+            Err(_elapsed) => None,
+        }
     }
 
     /// Says the last word and gives the session back; bounded by the store's own time limits.

@@ -6,6 +6,7 @@
 //! | `failover` | each process is lost, and comes back |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
+//! | `warden` | a controller that is paused, or restarted in order |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
@@ -13,6 +14,7 @@ mod bootstrap;
 mod failover;
 mod resume;
 mod switchover;
+mod warden;
 
 use std::time::Duration;
 

@@ -20,4 +20,4 @@ pub use binaries::{binary, built};
 pub use client::{Report, Writer, connect};
 pub use cluster::{Cluster, Instance};
 pub use eventually::eventually;
-pub use processes::{Pid, kill, pause, resume, terminate};
+pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};

@@ -47,6 +47,12 @@ enum Order {
     Kill,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    InOrder,
+    Badly,
+}
+
 /// One process that is kept running.
 pub(super) struct Keeper {
     orders: watch::Sender<Order>,
@@ -95,14 +101,20 @@ async fn keep(prepared: Arc<Prepared>, recipe: Recipe, mut orders: watch::Receiv
     let mut deaths = 0;
     while *orders.borrow_and_update() == Order::Run {
         let begun = Instant::now();
+        let mut ended = Ended::Badly;
         let why = match begin(&prepared, &recipe) {
             Ok(mut child) => tokio::select! {
-                status = child.wait() => describe(status, &recipe.log),
+                status = child.wait() => {
+                    if status.as_ref().is_ok_and(ExitStatus::success) {
+                        ended = Ended::InOrder;
+                    }
+                    describe(status, &recipe.log)
+                }
                 _ = orders.changed() => return finish(&recipe, child, orders).await,
             },
             Err(failure) => failure.to_string(),
         };
-        deaths = if begun.elapsed() > STEADY { 1 } else { deaths + 1 };
+        deaths = deaths_after(deaths, ended, begun.elapsed());
         let pause = pause_after(deaths);
         let again = match pause {
             Duration::ZERO => "starting it again".to_owned(),
@@ -113,6 +125,16 @@ async fn keep(prepared: Arc<Prepared>, recipe: Recipe, mut orders: watch::Receiv
             () = tokio::time::sleep(pause) => (),
             _ = orders.changed() => (),
         }
+    }
+}
+
+/// How many times in a row a process has died, after one more end.
+fn deaths_after(before: usize, ended: Ended, lived: Duration) -> usize {
+    match ended {
+        // Somebody told it to, and waits for its successor: its server runs on.
+        Ended::InOrder => 0,
+        Ended::Badly if lived > STEADY => 1,
+        Ended::Badly => before + 1,
     }
 }
 
@@ -189,5 +211,22 @@ mod tests {
     fn the_first_death_costs_no_pause_and_the_next_ones_do() {
         let pauses: Vec<_> = (1..8).map(|deaths| pause_after(deaths).as_millis()).collect();
         assert_eq!(pauses, [0, 500, 1_000, 2_000, 5_000, 5_000, 5_000]);
+    }
+
+    #[test]
+    fn an_orderly_end_is_no_death() {
+        let (short, long) = (Duration::from_millis(10), STEADY * 2);
+        #[rustfmt::skip]
+        let cases = [
+            // before  ended           lived  deaths
+            (0,        Ended::Badly,   short, 1),
+            (3,        Ended::Badly,   short, 4),
+            (3,        Ended::Badly,   long,  1),
+            (3,        Ended::InOrder, short, 0),
+        ];
+        for (before, ended, lived, deaths) in cases {
+            assert_eq!(deaths_after(before, ended, lived), deaths, "{before} {lived:?}");
+        }
+        assert_eq!(pause_after(0), Duration::ZERO);
     }
 }

@@ -11,9 +11,11 @@ use std::io;
 
 use dugong_machine::{Access, Upstream};
 use dugong_topology::InstanceId;
+use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use super::layout::{Durability, Layout, replace_file};
+use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
 
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";
@@ -51,16 +53,19 @@ const FIXED: &[(&str, &str)] = &[
 ];
 
 /// What changes while the server runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Live {
     pub names: Names,
+    #[serde(with = "AccessText")]
     pub access: Access,
     pub clients: Clients,
     pub source: Source,
 }
 
 /// Whether clients may log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Clients {
     Admitted,
     /// A primary that was started again shows commits that its sync may not have. Nobody may see
@@ -69,13 +74,14 @@ pub(super) enum Clients {
 }
 
 /// Where a server in recovery gets its WAL from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Source {
     /// From nobody.
     Nobody,
     /// From nobody ever again: what is here is replayed at once, at the expense of readers (R4).
     Sealed,
-    From(Upstream),
+    From(#[serde(with = "UpstreamText")] Upstream),
 }
 
 /// Writes `dugong.conf`.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use dugong_machine::{Data, Identity, SystemIdentifier};
 use dugong_topology::{Generation, History, Lsn, LsnError, Position, TimelineId};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::Settings;
@@ -97,7 +98,8 @@ pub(super) fn remove_source_marks(data: &Path) -> io::Result<()> {
 }
 
 /// Whether a server that starts here goes into recovery and stays there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum StartsAs {
     Primary,
     Standby,

@@ -23,6 +23,7 @@ use super::helper::{HelperError, run_helper};
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
 use super::postmaster::{Patience, Postmaster};
 use super::process::Spawner;
+use super::warden::Term;
 
 /// The longest that a fresh server may take to answer, or to stop.
 const FRESH_PATIENCE: Duration = Duration::from_secs(60);
@@ -84,7 +85,7 @@ impl Workshop<'_> {
 
     /// Starts the fresh server for nobody but us, makes the roles, and stops it cleanly.
     async fn make_roles(self) -> Result<(), MakingError> {
-        let Self { settings, layout, spawner } = self;
+        let Self { settings, layout, .. } = self;
         let arguments = [
             ("listen_addresses", String::new()),
             ("port", settings.listen.port.to_string()),
@@ -98,7 +99,7 @@ impl Workshop<'_> {
             .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
             .collect();
         let mut server =
-            Postmaster::start(settings, layout, spawner, &layout.data_new, &arguments).await?;
+            Postmaster::start(settings, layout, &layout.data_new, &arguments, Term::Free).await?;
         let failed = |server: &Postmaster| {
             let words = server.last_words(&layout.log);
             MakingError::Server(words.unwrap_or_else(|| "it said nothing".to_owned()))

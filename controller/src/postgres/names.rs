@@ -6,12 +6,14 @@
 //! the sender shows that it knows.
 
 use dugong_topology::InstanceId;
+use serde::{Deserialize, Serialize};
 
 /// No instance can have this name: an id has no underscore.
 const NOBODY: &str = "no_instance";
 
 /// Whose flush a commit waits for, all of them, in the order in which they are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Names(Vec<InstanceId>);
 
 /// What must be seen of the WAL senders after a reload, before the new names are in force.
@@ -31,6 +33,11 @@ impl Names {
     /// The names in the order given.
     pub(super) fn of(names: &[InstanceId]) -> Self {
         Self(names.to_vec())
+    }
+
+    /// The names in the order in which they are written.
+    pub(super) fn as_slice(&self) -> &[InstanceId] {
+        &self.0
     }
 
     /// The wanted names in an order that makes the change from `self` visible.

@@ -4,16 +4,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use dugong_machine::Time;
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Settings;
 use super::layout::Layout;
-use super::process::{Child, Exit, Spawner};
+use super::link::Link;
+use super::process::Exit;
+use super::warden::{self, Order, SOCKET, Term};
 
 /// The log is put aside at a start when it is larger than this; one older log is kept.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -25,10 +27,10 @@ const FAST_PATIENCE: Duration = Duration::from_secs(30);
 /// and that one, after this, the end of every process.
 const IMMEDIATE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The running server process. Dropping it kills it.
+/// The running server process, as its warden tells of it. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Postmaster {
-    child: Child,
+    link: Link,
     /// Where its words begin in the log.
     log_begin: u64,
     stopping: Option<Stopping>,
@@ -51,35 +53,53 @@ pub(super) enum Patience {
 }
 
 impl Postmaster {
-    /// Starts the server on `data`. `extra` are further arguments.
+    /// Starts the server on `data`, below a warden. `extra` are further arguments.
     pub(super) async fn start(
         settings: &Settings,
         layout: &Layout,
-        spawner: &Spawner,
         data: &Path,
         extra: &[String],
+        term: Term,
     ) -> io::Result<Self> {
         let (log, log_begin) = open_log(&layout.log)?;
-        let mut command = Command::new(settings.bin.join("postgres"));
+        let mut command = Command::new(&settings.warden);
         command
+            .arg(warden::COMMAND)
+            .arg(layout.run.join(SOCKET))
+            .arg(term.to_string())
+            .arg(settings.bin.join("postgres"))
             .arg("-D")
             .arg(data)
             .args(extra)
             .current_dir(&layout.dir)
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        // An immediate shutdown: it must not outlive us as a writable orphan.
-        let child = spawner.spawn(command, Signal::QUIT).await?;
-        Ok(Self { child, log_begin, stopping: None })
+        let link = Link::start(command).await?;
+        Ok(Self { link, log_begin, stopping: None })
+    }
+
+    /// A server that the controller before this one has left running.
+    pub(super) fn adopted(link: Link, layout: &Layout) -> io::Result<Self> {
+        let (_, log_begin) = open_log(&layout.log)?;
+        Ok(Self { link, log_begin, stopping: None })
+    }
+
+    /// From now on it lives no longer than the lease, which may grow. Safe to repeat.
+    pub(super) fn bind_to(&mut self, lease: &watch::Receiver<Time>) -> io::Result<()> {
+        self.link.follow(lease)
+    }
+
+    /// Leaves it to its warden, for the next controller, which gets the note.
+    pub(super) fn leave(self, note: String) -> io::Result<()> {
+        self.link.leave(note)
     }
 
     pub(super) fn exit(&self) -> Exit {
-        self.child.exit()
+        self.link.exit()
     }
 
     pub(super) fn has_exited(&self) -> bool {
-        self.child.has_exited()
+        self.link.exit().is_over()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -88,7 +108,7 @@ impl Postmaster {
 
     /// Reads its configuration files again.
     pub(super) fn reload(&self) -> io::Result<()> {
-        self.child.signal(Signal::HUP)
+        self.link.tell(&Order::Reload)
     }
 
     /// Carries a fast shutdown on: asks first, hurries when that takes too long.
@@ -96,7 +116,7 @@ impl Postmaster {
         let now = Instant::now();
         let Some(stopping) = &mut self.stopping else {
             self.stopping = Some(Stopping { since: now, hurried: false });
-            self.child.signal(Signal::INT)?;
+            self.link.tell(&Order::StopFast)?;
             return Ok(Patience::Wait);
         };
         if now < stopping.since + FAST_PATIENCE {
@@ -104,7 +124,7 @@ impl Postmaster {
         }
         if !stopping.hurried {
             stopping.hurried = true;
-            self.child.signal(Signal::QUIT)?;
+            self.link.tell(&Order::StopImmediate)?;
         }
         let lost = now > stopping.since + FAST_PATIENCE + IMMEDIATE_PATIENCE;
         Ok(if lost { Patience::Lost } else { Patience::Wait })
@@ -115,9 +135,16 @@ impl Postmaster {
     pub(super) fn kill(&mut self) {
         let now = || Stopping { since: Instant::now(), hurried: true };
         self.stopping.get_or_insert_with(now);
-        if let Err(error) = self.child.signal(Signal::KILL) {
-            tracing::warn!(%error, "the server process cannot be killed by its handle");
+        if !self.has_exited()
+            && let Err(error) = self.link.tell(&Order::End)
+        {
+            tracing::warn!(%error, "the server's warden does not listen");
         }
+    }
+
+    /// Ends the warden, too, should it not have ended with its server.
+    pub(super) fn kill_warden(&self) {
+        self.link.kill();
     }
 
     /// The last line of its log that says why it ended, or else the last line.
@@ -156,7 +183,9 @@ fn last_words_in(log: &str) -> Option<&str> {
         let telling = |line: &&str| marks.iter().any(|mark| line.contains(mark));
         log.lines().rev().find(telling)
     };
-    let line = last(&["PANIC:  ", "FATAL:  "])
+    // What the warden has killed says much while it dies.
+    let line = last(&["warden: FATAL:  "])
+        .or_else(|| last(&["PANIC:  ", "FATAL:  "]))
         .or_else(|| last(&["ERROR:  "]))
         .or_else(|| last(&["LOG:  "]))
         .or_else(|| log.lines().rev().find(|line| !line.trim().is_empty()))?;
@@ -193,6 +222,7 @@ mod tests {
             ("t [1] LOG:  starting\nt [2] FATAL:  no disk\nt [1] LOG:  shut down\n", Some("FATAL:  no disk")),
             ("t [1] LOG:  starting\nt [1] ERROR:  odd\nt [1] LOG:  x\n",             Some("ERROR:  odd")),
             ("t [1] LOG:  one\nt [1] LOG:  two\n",                                   Some("LOG:  two")),
+            ("warden: FATAL:  late\nt [3] FATAL:  terminating\n",                    Some("FATAL:  late")),
             ("sh: not found\n\n",                                                    Some("sh: not found")),
             ("",                                                                     None),
         ];

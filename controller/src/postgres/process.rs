@@ -1,4 +1,5 @@
-//! Child processes: started so that they cannot outlive this process, and ended for certain.
+//! Child processes: started so that they cannot outlive this process, and ended for certain. The
+//! server itself is started by a warden in the same way.
 //!
 //! [`Spawner`] starts them, [`Child`] is one of them, [`end_all`] makes certain that no server
 //! process is left in an instance's directories.
@@ -11,14 +12,14 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fd::OwnedFd;
-use rustix::process::{self as os, Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{self as os, Pid, Signal, WaitOptions};
 use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
@@ -56,34 +57,44 @@ impl Spawner {
 
     /// Starts a child in a process group of its own, so that a terminal's Ctrl-C passes it by.
     /// It gets `at_parent_death` when this process is gone, and SIGKILL when it is dropped.
-    #[expect(unsafe_code, reason = "pre_exec: there is no other way to set a parent-death signal")]
     pub(super) async fn spawn(
         &self,
         mut command: Command,
         at_parent_death: Signal,
     ) -> io::Result<Child> {
-        let parent = os::getpid();
-        let tie_to_parent = move || {
-            os::set_parent_process_death_signal(Some(at_parent_death))?;
-            // It may have died before the line above.
-            if os::getppid() == Some(parent) {
-                Ok(())
-            } else {
-                Err(io::Error::from(rustix::io::Errno::SRCH))
-            }
-        };
-        // SAFETY: between fork and exec only two system calls are made, without allocation or lock.
-        unsafe { command.pre_exec(tie_to_parent) };
+        tie_to_parent(command.as_std_mut(), at_parent_death);
         command.process_group(0).kill_on_drop(true);
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"PG") {
-                command.env_remove(name); // PGDATA, PGHOST, PGOPTIONS … are somebody else's.
-            }
-        }
+        forget_settings(command.as_std_mut());
         let (answer, answered) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts processes has ended");
         self.orders.send(Order { command, answer }).map_err(|_| gone())?;
         Child::watch(answered.await.map_err(|_| gone())??)
+    }
+}
+
+/// The child gets `at_parent_death` when the thread that forks it ends.
+#[expect(unsafe_code, reason = "pre_exec: there is no other way to set a parent-death signal")]
+pub(super) fn tie_to_parent(command: &mut std::process::Command, at_parent_death: Signal) {
+    let parent = os::getpid();
+    let tie = move || {
+        os::set_parent_process_death_signal(Some(at_parent_death))?;
+        // It may have died before the line above.
+        if os::getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::Error::from(rustix::io::Errno::SRCH))
+        }
+    };
+    // SAFETY: between fork and exec only two system calls are made, without allocation or lock.
+    unsafe { command.pre_exec(tie) };
+}
+
+/// PGDATA, PGHOST, PGOPTIONS … are somebody else's.
+pub(super) fn forget_settings(command: &mut std::process::Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PG") {
+            command.env_remove(name);
+        }
     }
 }
 
@@ -94,8 +105,6 @@ pub(super) type Pipes = (Option<ChildStdout>, Option<ChildStderr>);
 #[derive(Debug)]
 pub(super) struct Child {
     pid: Pid,
-    /// Signals go through this: unlike the number, it never names another process.
-    handle: OwnedFd,
     pub(super) pipes: Pipes,
     exited: watch::Receiver<Option<ExitStatus>>,
 }
@@ -104,7 +113,6 @@ impl Child {
     fn watch(mut child: tokio::process::Child) -> io::Result<Self> {
         let raw = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let pid = raw.ok_or_else(|| io::Error::other("the child has ended already"))?;
-        let handle = os::pidfd_open(pid, PidfdFlags::empty())?;
         let pipes = (child.stdout.take(), child.stderr.take());
         let (exit, exited) = watch::channel(None);
         tokio::spawn(async move {
@@ -113,30 +121,18 @@ impl Child {
                 let _ = exit.send(Some(status));
             }
         });
-        Ok(Self { pid, handle, pipes, exited })
-    }
-
-    /// Sends a signal; a process that has ended already is passed over.
-    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
-        match os::pidfd_send_signal(&self.handle, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Self { pid, pipes, exited })
     }
 
     /// A handle that resolves when the child has ended and was reaped.
     pub(super) fn exit(&self) -> Exit {
         Exit(self.exited.clone())
     }
-
-    pub(super) fn has_exited(&self) -> bool {
-        self.exited.borrow().is_some() || self.exited.has_changed().is_err()
-    }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.has_exited() {
+        if !self.exit().is_over() {
             // Not reaped yet, so the group's number is still its own. An error: it just ended.
             let _ = os::kill_process_group(self.pid, Signal::KILL);
         }
@@ -148,6 +144,15 @@ impl Drop for Child {
 pub(super) struct Exit(watch::Receiver<Option<ExitStatus>>);
 
 impl Exit {
+    /// A process that somebody else waits for; that one may go without having said how it ended.
+    pub(super) fn told_by(exited: watch::Receiver<Option<ExitStatus>>) -> Self {
+        Self(exited)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.borrow().is_some() || self.0.has_changed().is_err()
+    }
+
     /// None: how it ended is not known. Cancel-safe.
     pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|status| *status)
@@ -196,13 +201,13 @@ pub(super) enum StillThere {
     Proc(#[from] io::Error),
 }
 
-fn number(pid: Pid) -> i32 {
+pub(super) fn number(pid: Pid) -> i32 {
     pid.as_raw_nonzero().get()
 }
 
 /// The PostgreSQL server processes whose working directory is one of `directories`: every one of
 /// them changes there when it starts. A person's shell in there is left alone.
-fn servers_in(directories: &[PathBuf]) -> io::Result<Vec<Pid>> {
+pub(super) fn servers_in(directories: &[PathBuf]) -> io::Result<Vec<Pid>> {
     let mut found = Vec::new();
     for pid in processes()? {
         // Neither can be read of a process that is gone, a zombie, or another user's.
@@ -228,7 +233,7 @@ fn without_mark(path: PathBuf) -> PathBuf {
     }
 }
 
-fn processes() -> io::Result<impl Iterator<Item = Pid>> {
+pub(super) fn processes() -> io::Result<impl Iterator<Item = Pid>> {
     let entries = fs::read_dir("/proc")?;
     let pid = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     Ok(entries.filter_map(move |entry| Pid::from_raw(pid(entry)?)))
@@ -250,16 +255,16 @@ fn reap_orphans() {
 }
 
 /// What `/proc/PID/stat` says about a process.
-struct Stat {
+pub(super) struct Stat {
     name: String,
     state: char,
-    parent: i32,
+    pub(super) parent: i32,
     /// 0: it began outside of this PID namespace.
     session: i32,
 }
 
 impl Stat {
-    fn read(pid: Pid) -> Option<Self> {
+    pub(super) fn read(pid: Pid) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{}/stat", number(pid))).ok()?;
         // The name stands in brackets and may contain anything, brackets too.
         let (begin, end) = (text.find('(')?, text.rfind(')')?);

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Work,
+    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Time, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, TimelineId};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ const DRY_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Place<'a> {
     pub settings: &'a Settings,
     pub layout: &'a Layout,
+    /// Until when a primary may live.
+    pub lease: &'a watch::Receiver<Time>,
 }
 
 /// The server process and all that is known of it.
@@ -87,6 +90,13 @@ impl Running {
         }
     }
 
+    /// Whether all that is known of it is also seen, and nothing is under way.
+    pub(super) fn is_settled(&self) -> bool {
+        let promoting = self.role == StartsAs::Standby && self.promotion_asked.is_some();
+        let certain = self.confirmed && self.older.is_empty();
+        certain && !promoting && !self.postmaster.is_stopping() && !self.postmaster.has_exited()
+    }
+
     /// Adjusts what can be adjusted while it runs, and looks.
     ///
     /// # Errors
@@ -112,8 +122,9 @@ impl Running {
             (true, None | Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. })) => {
                 self.stand_by(place, self.live.source.clone(), None).await
             }
-            (false, Some(Goal::Primary(goal))) => self.hold_office(place, goal).await,
-            (false, _) => {
+            (false, Some(Goal::Primary(goal))) => self.hold_office(place, Some(goal)).await,
+            (false, None) => self.hold_office(place, None).await,
+            (false, Some(_)) => {
                 // Not what it shall be: the next step stops it.
                 self.role = StartsAs::Primary;
                 Ok(Run::Busy(Work::Stopping))
@@ -140,6 +151,9 @@ impl Running {
     async fn promote(&mut self, place: Place<'_>, goal: &PrimaryGoal) -> Result<Run, LookError> {
         let again = self.promotion_asked.is_none_or(|asked| asked.elapsed() > PROMOTION_PATIENCE);
         if again {
+            // It may leave recovery from here on.
+            let failed = |error| LookError::File { what: "the warden does not listen", error };
+            self.postmaster.bind_to(place.lease).map_err(failed)?;
             let names = self.live.names.changed_to(&goal.names);
             let source = self.live.source.clone();
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
@@ -153,23 +167,27 @@ impl Running {
         Ok(Run::Busy(Work::Promoting))
     }
 
+    /// No goal: it was inherited, and stays as it is until somebody says what it shall be.
     async fn hold_office(
         &mut self,
         place: Place<'_>,
-        goal: &PrimaryGoal,
+        goal: Option<&PrimaryGoal>,
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Primary;
         self.probe = None;
-        let names = self.live.names.changed_to(&goal.names);
+        let (names, access) = match goal {
+            Some(goal) => (goal.names.clone(), goal.access),
+            None => (self.live.names.as_slice().to_vec(), self.live.access),
+        };
+        let wanted = self.live.names.changed_to(&names);
         let source = self.live.source.clone();
-        let access = goal.access;
         let clients = match access {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
-        self.settle(place, &Live { names, access, clients, source }).await?;
+        self.settle(place, &Live { names: wanted, access, clients, source }).await?;
         // Before the look: whoever writes after this was counted.
-        let in_transaction = match goal.sessions {
+        let in_transaction = match goal.map_or(Sessions::Stay, |goal| goal.sessions) {
             Sessions::Stay => None,
             Sessions::Leave => Some(see_sessions_off(self.session().await?).await?),
         };
@@ -186,14 +204,16 @@ impl Running {
                 look.names_file.as_deref().unwrap_or("the command line")
             )));
         }
-        self.keep_slots(&look.slots, &goal.downstreams).await?;
+        if let Some(goal) = goal {
+            self.keep_slots(&look.slots, &goal.downstreams).await?;
+        }
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint();
         }
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
             end: look.end.lsn,
-            names: goal.names.clone(),
+            names,
             access: look.access,
             in_transaction,
             standbys: look.standbys,

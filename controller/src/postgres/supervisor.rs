@@ -1,11 +1,13 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
+mod succession;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Upstream, Work};
+use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Upstream, Work};
 use dugong_topology::{Generation, Position};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -15,6 +17,7 @@ use super::data_dir::{self, StartsAs};
 use super::heartbeat::{Beating, beat};
 use super::layout::{Layout, remove_all};
 use super::making::{MakingError, Workshop, size_of, tidy};
+use super::mandate::Mandate;
 use super::names::Names;
 use super::pace::{Backoff, Pace, pace};
 use super::plan::{Process, Step, next_step};
@@ -22,8 +25,13 @@ use super::postmaster::{Patience, Postmaster};
 use super::process::{Exit, Spawner, end_all};
 use super::reporter::{REPEAT, Reporter};
 use super::running::{Place, Running, generation_of, see_generation};
+use super::warden::Term;
 use super::{Seen, Settings};
 use crate::clock::Clock;
+
+use self::succession::Left;
+
+pub(super) use self::succession::Inheritance;
 
 /// Between two searches for processes while none should be there.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -36,6 +44,10 @@ pub(super) struct Supervisor {
     layout: Arc<Layout>,
     spawner: Arc<Spawner>,
     goals: watch::Receiver<Option<Goal>>,
+    /// Until when a primary may live.
+    lease: watch::Receiver<Time>,
+    /// Comes when the server shall be left to the next controller.
+    leave_running: Option<oneshot::Receiver<Mandate>>,
     reporter: Reporter,
     beating: watch::Sender<Beating>,
     _heart: JoinSet<()>,
@@ -57,15 +69,23 @@ pub(super) struct Supervisor {
     changed: Instant,
 }
 
+/// What the supervisor is told, and where it tells what it sees.
+pub(super) struct Words {
+    pub(super) goals: watch::Receiver<Option<Goal>>,
+    pub(super) lease: watch::Receiver<Time>,
+    pub(super) leave_running: oneshot::Receiver<Mandate>,
+    pub(super) seen: mpsc::Sender<Seen>,
+}
+
 impl Supervisor {
     pub(super) fn new(
         settings: Arc<Settings>,
         layout: Arc<Layout>,
         spawner: Arc<Spawner>,
         clock: Clock,
-        goals: watch::Receiver<Option<Goal>>,
-        seen: mpsc::Sender<Seen>,
+        words: Words,
     ) -> Self {
+        let Words { goals, lease, leave_running, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         // Dropped with the supervisor, when its server is gone: no commit of it still waits.
@@ -76,6 +96,8 @@ impl Supervisor {
             layout,
             spawner,
             goals,
+            lease,
+            leave_running: Some(leave_running),
             reporter: Reporter::new(seen),
             beating,
             _heart: heart,
@@ -92,15 +114,25 @@ impl Supervisor {
         }
     }
 
-    /// Runs until nobody gives goals or reads observations any more; then nothing runs here.
-    pub(super) async fn run(mut self) {
-        // A controller before this one may have been killed: what it left is ended first.
-        self.end_everything().await;
+    /// Runs until nobody gives goals or reads observations any more; then nothing runs here. Or
+    /// until the server shall be left running for the next controller.
+    pub(super) async fn run(mut self, found: Option<Inheritance>) {
+        if let Err(why) = self.inherit(found) {
+            tracing::warn!("the server that was left here is ended: {why}");
+        }
+        if self.running.is_none() {
+            // A controller before this one may have been killed: what it left is ended first.
+            self.end_everything().await;
+        }
         if let Err(error) = tidy(&self.layout) {
             tracing::error!(%error, "left-over data cannot be removed");
         }
         self.examine().await;
+        if self.running.is_some() && !matches!(self.data, Data::Own(_)) {
+            self.end_everything().await;
+        }
         let mut previous = None;
+        let mut leave_running = self.leave_running.take();
         loop {
             if self.running.is_none() && !self.layout.is_claimed() {
                 // Whoever starts this controller again makes everything in it anew.
@@ -119,6 +151,13 @@ impl Supervisor {
                 biased;
                 // A dropped turn loses nothing: what it has done is in `self`.
                 () = ended(&mut exit) => self.on_exit().await,
+                // Before the end of the goals, which comes with it.
+                mandate = told(&mut leave_running) => {
+                    if self.leave_running(mandate).await == Left::Running {
+                        return;
+                    }
+                    break;
+                }
                 () = reader.closed() => break,
                 still = superseded(goals, goal.as_ref()) => if still == Owner::Gone { break },
                 () = self.turn_and_pause(goal.as_ref()) => (),
@@ -203,7 +242,7 @@ impl Supervisor {
             self.end_everything().await;
             return Run::Down;
         }
-        let place = Place { settings: &self.settings, layout: &self.layout };
+        let place = Place { settings: &self.settings, layout: &self.layout, lease: &self.lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
                 self.trouble = running.dry_words(&self.layout.log);
@@ -278,9 +317,16 @@ impl Supervisor {
             see_generation(layout, &mut self.data, generation)?;
         }
         configuration::write_all(settings, layout, &live).map_err(file("its configuration"))?;
-        let postmaster = Postmaster::start(settings, layout, spawner, &layout.data, &[])
+        let term = match role {
+            StartsAs::Primary => Term::Until(*self.lease.borrow()),
+            StartsAs::Standby => Term::Free,
+        };
+        let mut postmaster = Postmaster::start(settings, layout, &layout.data, &[], term)
             .await
             .map_err(file("its program"))?;
+        if role == StartsAs::Primary {
+            postmaster.bind_to(&self.lease).map_err(file("its warden"))?;
+        }
         Ok(Running::new(postmaster, role, door(settings, layout), live))
     }
 
@@ -313,10 +359,10 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(running) = &self.running {
+        if let Some(running) = self.running.take() {
+            running.postmaster.kill_warden();
             running.postmaster.exit().wait().await;
         }
-        self.running = None;
         self.searched = Some(Instant::now());
     }
 
@@ -498,6 +544,17 @@ async fn superseded(mut goals: watch::Receiver<Option<Goal>>, current: Option<&G
             return Owner::There;
         }
     }
+}
+
+/// Returns when the server shall be left running; never where nobody says so.
+async fn told(leave_running: &mut Option<oneshot::Receiver<Mandate>>) -> Mandate {
+    if let Some(waiting) = leave_running
+        && let Ok(mandate) = waiting.await
+    {
+        return mandate;
+    }
+    *leave_running = None; // Whoever could have said so is gone.
+    std::future::pending().await
 }
 
 /// Returns when the server process has ended; never where there is none.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dugong_controller::clock::Clock;
 use dugong_controller::credentials::{Credentials, Password};
-use dugong_controller::postgres::{Seen, Settings, StartError, Supervised, find_bin, supervise};
+use dugong_controller::postgres::{
+    Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
+};
 use dugong_machine::{
     Access, Goal, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView, Time,
     Upstream,
@@ -128,6 +130,7 @@ impl Instance {
             cluster: "main".to_owned(),
             dir,
             bin,
+            warden: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
@@ -138,6 +141,7 @@ impl Instance {
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
         let supervised = supervise(settings.clone(), Clock).unwrap();
+        supervised.lease.send_replace(Clock.now().after(DEADLINE * 10));
         Self {
             id: settings.instance.clone(),
             generation: Generation(1),
@@ -155,10 +159,30 @@ impl Instance {
     /// Ends its supervision, as the end of a controller does.
     pub(crate) async fn end(self) -> Ended {
         let Self { settings, supervised, folder, .. } = self;
-        let Supervised { goal, seen, task } = supervised;
+        let Supervised { goal, seen, task, .. } = supervised;
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
+    }
+
+    /// Ends its supervision in order, and leaves its server running.
+    pub(crate) async fn leave_running(self, mandate: Mandate) -> Ended {
+        let Self { settings, supervised, folder, .. } = self;
+        let Supervised { goal, seen, leave_running, task, .. } = supervised;
+        leave_running.send(mandate).unwrap();
+        drop((goal, seen));
+        task.await.unwrap();
+        Ended { settings, folder }
+    }
+
+    /// The end of the lease that its server lives by, if it is a primary.
+    pub(crate) fn lease_ends_in(&self, span: Duration) {
+        self.supervised.lease.send_replace(Clock.now().after(span));
+    }
+
+    /// What the controller before this one has left.
+    pub(crate) fn inherited(&self) -> Option<Mandate> {
+        self.supervised.inherited
     }
 
     pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
@@ -397,6 +421,11 @@ impl Ended {
             .unwrap()
     }
 
+    /// Its next controller is configured otherwise.
+    pub(crate) fn move_to_another_port(&mut self) {
+        self.settings.listen = Address::loopback(free_port());
+    }
+
     /// Its next controller.
     pub(crate) fn resume(self) -> Instance {
         Instance::with_settings(self.settings, self.folder)
@@ -419,6 +448,13 @@ pub(crate) async fn cluster_of_two() -> (Instance, Instance) {
 fn postmaster_of(data: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
     text.lines().next()?.trim().parse().ok()
+}
+
+/// The process that started another one.
+pub(crate) fn parent_of(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 /// The processes whose working directory is `data`.

@@ -6,6 +6,7 @@
 
 mod handover;
 mod instance;
+mod warden;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
