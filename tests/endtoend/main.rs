@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
+//! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@
 
 mod bootstrap;
 mod failover;
+mod one_node;
 mod resume;
 mod switchover;
 

@@ -36,10 +36,10 @@ pub use presence::{Handover, LagAge, Presence, ServerState, StandbyLag};
 pub use record::{Deposed, Reason, Record, SystemIdentifier};
 pub use request::{Ask, Outcome, Request, RequestNumber, Switchover};
 pub use server::{
-    Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, Sessions,
+    Access, Data, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run, Server, Sessions,
     StandbyGoal, StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
 };
 pub use snapshot::{Declared, Instance, Session, Snapshot};
-pub use state::{Office, Ongoing, Settings, Stage, State, Vacancy};
+pub use state::{Bootstrap, Office, Ongoing, Settings, Stage, State, Vacancy};
 pub use step::step;
 pub use time::Time;

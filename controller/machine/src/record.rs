@@ -15,7 +15,8 @@ pub struct Record {
     pub system_identifier: SystemIdentifier,
     pub generation: Generation,
     pub primary: InstanceId,
-    /// None: the primary has no standby that it may wait for, so writes wait (R6).
+    /// None: the primary has no standby that it may wait for, so writes wait (R6), but for
+    /// [`Record::is_one_node`].
     pub sync: Option<InstanceId>,
     /// In chain order.
     pub asyncs: Vec<InstanceId>,
@@ -24,7 +25,7 @@ pub struct Record {
     pub began_at: Position,
     /// While set, nothing in the record changes by itself.
     pub frozen: Option<Freeze>,
-    /// The operator asked for a primary without a sync.
+    /// The operator asked for a primary without a sync. Ends with the first sync, for ever.
     pub one_node: bool,
     pub reason: Reason,
 }
@@ -110,6 +111,11 @@ impl Record {
         self.deposed.iter().find(|deposed| deposed.id == *id).map(|deposed| deposed.since)
     }
 
+    /// Whether commits wait for nobody, on purpose.
+    pub fn is_one_node(&self) -> bool {
+        self.one_node && self.sync.is_none()
+    }
+
     /// Primary, sync, asyncs: each replicates from the one before it.
     pub fn chain(&self) -> impl DoubleEndedIterator<Item = &InstanceId> {
         std::iter::once(&self.primary).chain(&self.sync).chain(&self.asyncs)
@@ -156,6 +162,7 @@ impl Record {
         next.generation = self.generation.next();
         next.reason = if self.sync.is_some() { Reason::SyncLost } else { Reason::SyncFound };
         next.sync = Some(sync.clone());
+        next.one_node = false;
         next.began_at = end;
         next
     }

@@ -29,8 +29,16 @@ pub struct Settings {
     pub stuck_after: Duration,
     /// How long an async may be away before it is dropped from the record.
     pub forget_after: Duration,
-    /// How many instances must be present before a cluster is made of them.
-    pub bootstrap_size: usize,
+    pub bootstrap: Bootstrap,
+}
+
+/// When a cluster is made where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bootstrap {
+    /// Once so many instances are present.
+    Of(usize),
+    /// By one instance, whose commits wait for nobody until it has a sync.
+    OneNode,
 }
 
 /// All that one instance knows. `Eq + Hash`, so that a model checker can store visited states.

@@ -145,6 +145,11 @@ fn headline(topology: &Topology) -> String {
             frozen.by, frozen.since, frozen.why
         ));
     }
+    if topology.one_node {
+        text.push_str(
+            "  WARNING: one node: acknowledged writes are on this instance only; start more of them\n",
+        );
+    }
     if let (Some(reason), Some(since)) = (&topology.reason, &topology.since) {
         text.push_str(&format!(
             "generation {} since {since} ({reason}), revision {}\n",

@@ -187,7 +187,7 @@ fn quoted(value: &str) -> String {
 impl Live {
     /// A standby's: nobody can acknowledge for it, should it ever leave recovery by accident.
     pub(super) fn standby(source: Source) -> Self {
-        Self { names: Names::of(&[]), access: Access::ReadOnly, source }
+        Self { names: Names::nobody(), access: Access::ReadOnly, source }
     }
 
     /// The upstream's id, if there is one.

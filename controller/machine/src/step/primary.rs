@@ -10,7 +10,7 @@ use crate::action::{Declaration, Guard};
 use crate::chain::{downstreams_of, newcomers, next_sync};
 use crate::presence::ServerState;
 use crate::record::{Reason, Record};
-use crate::server::{Access, Goal, PrimaryGoal, PrimaryView, Run, Sessions, Stop};
+use crate::server::{Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Sessions, Stop};
 use crate::snapshot::Snapshot;
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -37,7 +37,8 @@ impl State {
             Run::Busy(_) | Run::Standby(_) => None,
             Run::Primary(view) => self.office.as_ref().map(|office| (view, office)),
         };
-        if !self.leases.alive_at(now) {
+        // Where there is no sync, nobody can take over.
+        if !self.leases.alive_at(now) && !record.is_one_node() {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting("fenced: neither the store nor the sync confirms the office");
         }
@@ -97,15 +98,20 @@ impl State {
 
     /// A primary that nobody may use yet (R5), with its names in force from the first moment (R6).
     fn closed(&self, snapshot: &Snapshot, record: &Record) -> Goal {
-        let names = record.sync.iter().cloned().collect();
-        self.primary_goal(snapshot, record, names, Access::ReadOnly, Sessions::Stay)
+        self.primary_goal(
+            snapshot,
+            record,
+            Names::of(record, None),
+            Access::ReadOnly,
+            Sessions::Stay,
+        )
     }
 
     fn primary_goal(
         &self,
         snapshot: &Snapshot,
         record: &Record,
-        names: Vec<InstanceId>,
+        names: Names,
         access: Access,
         sessions: Sessions,
     ) -> Goal {
@@ -133,10 +139,10 @@ impl State {
         };
         let unsure = self.declaring.is_some() || self.raced_at.is_some();
         let next = self.another_sync(now, snapshot, record, office);
-        let names: Vec<InstanceId> = match (&self.goal, unsure) {
+        let names = match (&self.goal, unsure) {
             // Which record holds is not known: the names stay as they are (R6).
             (Some(Goal::Primary(goal)), true) => goal.names.clone(),
-            (Some(_) | None, _) => record.sync.iter().chain(&next).cloned().collect(),
+            (Some(_) | None, _) => Names::of(record, next.as_ref()),
         };
         let in_force = view.names == names;
         let decision = Decision {
@@ -216,6 +222,9 @@ impl State {
         }
         if let Some(next) = next {
             return Some(format!("writes wait: {next} becomes the new sync"));
+        }
+        if record.is_one_node() {
+            return None;
         }
         let Some(sync) = &record.sync else {
             return Some("writes wait for a standby that can become the sync".to_owned());

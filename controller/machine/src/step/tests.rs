@@ -2,6 +2,7 @@
 //! several steps.
 
 mod given;
+mod one_node;
 mod switchover;
 
 use std::sync::Arc;

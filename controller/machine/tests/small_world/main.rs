@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dugong_machine::{
-    Action, Answer, Ask, Event, Goal, Outcome, Settings, State, Switchover, Time, step,
+    Action, Answer, Ask, Bootstrap, Event, Goal, Outcome, Settings, State, Switchover, Time, step,
 };
 use dugong_topology::{Address, InstanceId};
 
@@ -69,7 +69,7 @@ fn settings() -> Settings {
         restart_after: Duration::from_secs(5),
         stuck_after: Duration::from_secs(30),
         forget_after: Duration::from_secs(3600),
-        bootstrap_size: 3,
+        bootstrap: Bootstrap::Of(3),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use dugong_machine::{
-    Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, StandbyRow,
-    StandbyView, Stop, SystemIdentifier, Waits, Work,
+    Access, Data, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run, Server,
+    StandbyRow, StandbyView, Stop, SystemIdentifier, Waits, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, Lsn, Position, TimelineId};
 
@@ -26,7 +26,7 @@ enum Mode {
     Standby,
     Sealed,
     Primary {
-        names: Vec<InstanceId>,
+        names: Names,
         access: Access,
     },
 }
@@ -232,7 +232,7 @@ impl Disk {
 
     /// Writes that every name has, as long as each of them streams from here.
     pub(crate) fn acknowledged(&self, all: &[Self]) -> Vec<Write> {
-        let Mode::Primary { names, .. } = &self.mode else { return Vec::new() };
+        let Mode::Primary { names: Names::Each(names), .. } = &self.mode else { return Vec::new() };
         let waits_for = |name: &InstanceId| {
             let standby = all.iter().find(|disk| disk.id == *name)?;
             let from = standby.streams_from(all)?;
@@ -283,7 +283,7 @@ impl Disk {
         Server { data, run, shut_down_at, trouble: None }
     }
 
-    fn rows(&self, names: &[InstanceId], all: &[Self]) -> Vec<StandbyRow> {
+    fn rows(&self, names: &Names, all: &[Self]) -> Vec<StandbyRow> {
         let streams =
             |disk: &&Self| disk.streams_from(all).is_some_and(|upstream| upstream.id == self.id);
         all.iter()
@@ -291,7 +291,10 @@ impl Disk {
             .map(|disk| StandbyRow {
                 id: disk.id.clone(),
                 flushed: disk.end(),
-                waits: if names.contains(&disk.id) { Waits::ForIt } else { Waits::ForOthers },
+                waits: match names {
+                    Names::Each(names) if names.contains(&disk.id) => Waits::ForIt,
+                    Names::Each(_) | Names::OneNode => Waits::ForOthers,
+                },
             })
             .collect()
     }
