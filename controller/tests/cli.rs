@@ -50,6 +50,7 @@ fn what_is_typed_wrong_ends_with_status_2() {
     refused("dugong", &["status", "--controller", "nowhere"], 2, &["nowhere", "http://"]);
     refused("dugong", &["switchover", "--drain", "60s"], 2, &["--timeout", "--drain"]);
     refused("dugong", &["switchover", "--to", "PG"], 2, &["--to", "instance id"]);
+    refused("dugong", &["promote", "pg-2"], 2, &["--lose-writes"]);
     refused("dugong", &["freeze"], 2, &["--why"]);
     refused("dugong", &["freeze", "--why", " "], 2, &["--why"]);
     refused("dugong-controller", &[], 2, &["--config"]);

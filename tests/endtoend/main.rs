@@ -5,6 +5,7 @@
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
+//! | `promote` | the operator's override |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@
 mod bootstrap;
 mod failover;
 mod one_node;
+mod promote;
 mod resume;
 mod switchover;
 

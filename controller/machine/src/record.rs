@@ -1,5 +1,6 @@
 //! The state record: the one record in the store that says who is what.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use dugong_topology::{Freeze, Generation, InstanceId, Position, Role};
@@ -142,6 +143,42 @@ impl Record {
         next.deposed.retain(|deposed| deposed.id != self.primary);
         next.asyncs.push(self.primary.clone());
         next.reason = Reason::Switchover;
+        next
+    }
+
+    /// R13: the sync `me` takes over as the operator wants it; `sync` is its own sync, if there is
+    /// one.
+    #[must_use]
+    pub fn promoted(&self, me: &InstanceId, sync: Option<&InstanceId>, end: Position) -> Self {
+        let mut next = self.without(me);
+        if let Some(sync) = sync {
+            next = next.without(sync);
+        }
+        next.generation = self.generation.next();
+        next.deposed.push(Deposed { id: self.primary.clone(), since: next.generation });
+        next.primary = me.clone();
+        next.sync = sync.cloned();
+        next.one_node = false;
+        next.began_at = end;
+        next.reason = Reason::Operator;
+        next
+    }
+
+    /// R13: `me` begins anew from what it has; everybody else, members and whoever else is `known`,
+    /// needs a copy of that.
+    #[must_use]
+    pub fn promoted_alone<'a>(
+        &'a self,
+        me: &InstanceId,
+        known: impl Iterator<Item = &'a InstanceId>,
+        end: Position,
+    ) -> Self {
+        let mut next = self.promoted(me, None, end);
+        let since = next.generation;
+        next.asyncs.clear();
+        let members = self.chain().chain(self.deposed.iter().map(|deposed| &deposed.id));
+        let others: BTreeSet<_> = members.chain(known).filter(|id| *id != me).collect();
+        next.deposed = others.into_iter().map(|id| Deposed { id: id.clone(), since }).collect();
         next
     }
 

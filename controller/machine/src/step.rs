@@ -10,6 +10,7 @@
 //! | `bootstrap` | from no record to generation 1 |
 //! | `primary` | the office: names, opening, another sync, newcomers; a server that died (R2, R5, R6) |
 //! | `takeover` | the sync becomes primary (R3, R4) |
+//! | `promote` | the operator's override (R13) |
 //! | `switchover` | the primary hands over, or rolls that back |
 //! | `follow` | replicating from the left neighbour, or being copied from it (R7) |
 
@@ -17,6 +18,7 @@ mod bootstrap;
 mod facts;
 mod follow;
 mod primary;
+mod promote;
 mod switchover;
 mod takeover;
 #[cfg(test)]
@@ -51,7 +53,8 @@ pub fn step(state: &State, now: Time, event: Event) -> (State, Vec<Action>) {
     next.take(now, event);
     next.keep_times(now);
     next.keep_switchover(now);
-    let decision = next.decide(now);
+    let mut decision = next.decide(now);
+    decision.answer = decision.answer.or_else(|| next.refuses_promotion(now));
     let actions = next.ask(now, decision);
     next.assert_reachable_from(state);
     (next, actions)
@@ -122,6 +125,9 @@ impl State {
         };
         if let Some(refusal) = self.refuses(record) {
             return Decision::keep(self, refusal);
+        }
+        if let Some(decision) = self.decide_promotion(now, snapshot, record) {
+            return decision;
         }
         match role {
             Some(Role::Primary) => self.decide_primary(now, snapshot, record),

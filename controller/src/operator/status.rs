@@ -114,7 +114,7 @@ async fn watch(
 }
 
 /// The whole state, for people.
-fn page(topology: &Topology) -> String {
+pub(super) fn page(topology: &Topology) -> String {
     let mut text = headline(topology);
     let heading = ["instance", "role", "state", "address", "from", "lag", "position"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];

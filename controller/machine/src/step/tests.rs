@@ -3,6 +3,7 @@
 
 mod given;
 mod one_node;
+mod promote;
 mod switchover;
 
 use std::sync::Arc;
