@@ -1,14 +1,15 @@
 # The two commands of the README are `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint bench
+.PHONY: help demo test build lint simulate bench
 
 help:
-	@echo 'make demo    install what is missing, build, run a cluster of three on this machine'
-	@echo 'make test    install what the tests need, run every test against real servers'
-	@echo 'make build   build the programs (target/release)'
-	@echo 'make lint    formatting, lints, directions of dependencies'
-	@echo 'make bench   how long writes pause in a failover, beside a floor of the same run'
+	@echo 'make demo       install what is missing, build, run a cluster of three on this machine'
+	@echo 'make test       install what the tests need, run every test against real servers, simulate'
+	@echo 'make simulate   clusters in virtual time, with new faults, until a promise breaks or Ctrl-C'
+	@echo 'make build      build the programs (target/release)'
+	@echo 'make lint       formatting, lints, directions of dependencies'
+	@echo 'make bench      how long writes pause in a failover, beside a floor of the same run'
 
 demo:
 	@.ci/install demo
@@ -23,6 +24,10 @@ test:
 	else \
 		echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
+	cargo run --release --package dugong-simulator -- --runs 20000
+
+simulate:
+	cargo run --release --package dugong-simulator -- --runs 100000000 --first-seed $$(date +%s)000
 
 build:
 	cargo build --release --bins

@@ -25,6 +25,8 @@ pub struct Wiring {
     /// What the server shall be; its owner compares it with what is there.
     pub goal: watch::Sender<Option<Goal>>,
     pub seen: mpsc::Receiver<Seen>,
+    /// Until when the server may live: see [`State::may_serve_until`].
+    pub lease: watch::Sender<Option<Time>>,
     /// What the controller knows, for its HTTP side.
     pub local: watch::Sender<Local>,
     /// True once the operator wants this instance to end.
@@ -102,6 +104,8 @@ pub async fn run(mut state: State, mut wiring: Wiring) {
                 }
             }
         }
+        let until = state.may_serve_until();
+        wiring.lease.send_if_modified(|lease| std::mem::replace(lease, until) != until);
         metrics::show(&state);
         wiring.local.send_if_modified(|local| show(local, &state, now));
     }

@@ -32,6 +32,7 @@ mod reporter;
 mod running;
 mod settle;
 mod supervisor;
+pub mod warden;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
 use crate::driver::{self, Local, Wiring};
+use crate::postgres::Supervised;
 use crate::publish::desk::Desk;
 use crate::publish::http::{self, Pages};
 use crate::store::Store;
@@ -82,6 +83,20 @@ impl fmt::Display for Failure {
             Self::Usage(why) | Self::Runtime(why) => f.write_str(why),
         }
     }
+}
+
+/// Runs the warden of the instance in `dir`, as its controller has started it.
+///
+/// # Errors
+///
+/// Server processes that do not go.
+pub fn warden(dir: &Path) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::runtime)?;
+    let outcome = runtime.block_on(postgres::warden::watch(dir)).map_err(Failure::runtime);
+    // A read that waits for ever holds a thread.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Runs a controller until it is told to end.
@@ -151,11 +166,15 @@ async fn control(config: Config) -> Result<(), Failure> {
         machine_settings(&config),
         clock.now(),
     );
-    let wiring = Wiring { clock, store, goal: server.goal, seen: server.seen, local, leave };
+    let (lease, leases) = watch::channel(None);
+    let program = PathBuf::from("/proc/self/exe"); // Whatever became of its path meanwhile.
+    tokio::spawn(postgres::warden::keep(program, config.dir.clone(), leases));
+    let Supervised { goal, seen, task } = server;
+    let wiring = Wiring { clock, store, goal, seen, lease, local, leave };
     let outcome = tokio::select! {
         () = driver::run(state, wiring) => Ok(()),
         ended = http => Err(Failure::Runtime(format!("the HTTP listener ended: {ended:?}"))),
-        ended = server.task => Err(Failure::Runtime(match ended {
+        ended = task => Err(Failure::Runtime(match ended {
             Ok(()) => format!("{} was destroyed", config.dir.display()),
             Err(error) => format!("the server is not looked after any more: {error}"),
         })),

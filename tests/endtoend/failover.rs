@@ -1,6 +1,6 @@
 //! Each process of a cluster is killed, and comes back; no acknowledged row is lost.
 
-use dugong_tests::{Cluster, Instance, Writer, eventually, kill};
+use dugong_tests::{Cluster, Instance, Writer, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Role};
 
 use crate::{SOON, nothing_is_lost, written_to};
@@ -78,6 +78,35 @@ async fn the_asyncs_postmaster() {
 async fn the_asyncs_controller() {
     let (_cluster, generations) = lost_and_back(Role::Async, kill_controller).await;
     assert_eq!(generations, 0, "an async is nobody's concern");
+}
+
+/// A controller that is there, but does nothing, cannot fence: its warden does.
+#[tokio::test]
+async fn a_primary_whose_controller_is_paused() {
+    let (cluster, writer) = written_to().await;
+    let primary = cluster.with_role(Role::Primary);
+    let postmaster = primary.postmaster().unwrap();
+    let controller = primary.controller().unwrap();
+    pause(controller);
+    cluster.until("another one is primary", |now| now.generation == Generation(2)).await;
+    assert_ne!(primary.postmaster(), Some(postmaster), "the old server was ended before that");
+    writer.goes_on(50, SOON).await;
+    resume(controller);
+    cluster.whole().await;
+    assert_eq!(cluster.with_role(Role::Async).id, primary.id, "it repaired itself");
+    nothing_is_lost(writer).await;
+}
+
+/// A server that is there, but does nothing: neither dead nor alive to anybody who only counts
+/// processes.
+#[tokio::test]
+async fn a_primary_whose_server_hangs() {
+    let (cluster, generations) = lost_and_back(Role::Primary, |primary| {
+        primary.server_processes().into_iter().for_each(pause);
+    })
+    .await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
 }
 
 #[tokio::test]

@@ -258,6 +258,14 @@ impl Instance {
         first_number(&self.data().join("postmaster.pid")).filter(|pid| is_running(*pid))
     }
 
+    /// The postmaster and its children.
+    pub fn server_processes(&self) -> Vec<Pid> {
+        let Some(postmaster) = self.postmaster() else { return Vec::new() };
+        let entries = fs::read_dir("/proc").expect("/proc is there").map_while(Result::ok);
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| *pid == postmaster || parent_of(*pid) == Some(postmaster)).collect()
+    }
+
     /// The pid of the instance's controller; none while it has none.
     pub fn controller(&self) -> Option<Pid> {
         first_number(&self.directory.join("controller.pid")).filter(|pid| is_running(*pid))
@@ -271,6 +279,12 @@ impl Instance {
 
 fn first_number(path: &Path) -> Option<Pid> {
     fs::read_to_string(path).ok()?.lines().next()?.trim().parse().ok()
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in brackets and may contain anything; the state comes next.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Zombies do not count.

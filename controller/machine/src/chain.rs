@@ -53,6 +53,13 @@ pub(crate) fn is_running(snapshot: &Snapshot, id: &InstanceId) -> bool {
     })
 }
 
+/// Whether the record's primary runs as one.
+pub(crate) fn is_in_office(snapshot: &Snapshot, record: &Record) -> bool {
+    snapshot
+        .present(&record.primary)
+        .is_some_and(|presence| presence.server == ServerState::Primary)
+}
+
 /// Whom the instance `me` can make its sync: the first fit async, else a newcomer that is ready,
 /// in the order of ids (R2, R3 d).
 pub(crate) fn next_sync(

@@ -2,7 +2,8 @@
 //!
 //! A primary serves while at least one of the two is alive; its sync takes over only when both are
 //! dead. No clock is compared with another one: each side measures a span on its own clock, and
-//! the sync waits longer by [`RATE_MARGIN`].
+//! whoever could do harm by being early waits longer, or whoever could by being late stops sooner,
+//! by [`RATE_MARGIN`].
 //!
 //! Source: PROTOCOL.md, "The two leases".
 
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use crate::time::Time;
 
-/// How much longer the sync waits than the primary serves: two clocks that differ by less than
+/// A tenth: how much longer the sync waits than the primary serves on the link, and how much sooner
+/// the primary gives up its session than the store does: two clocks that differ by less than
 /// 10 % in rate cannot make a lease look dead too early. Crystals are within 0.02 %; the rest is
 /// for virtual machines.
 const RATE_MARGIN: u32 = 10;
@@ -30,9 +32,11 @@ impl Leases {
         now < self.session_until || now < self.link_until
     }
 
-    /// The store renewed the session by a request that was begun at `begun`.
+    /// The store renewed the session by a request that was begun at `begun`. The store measures
+    /// the time to live on its own clock, which may be the faster one.
     pub(crate) fn renewed(&mut self, begun: Time, session_ttl: Duration) {
-        self.session_until = self.session_until.max(begun.after(session_ttl));
+        let safe = session_ttl - session_ttl / RATE_MARGIN;
+        self.session_until = self.session_until.max(begun.after(safe));
     }
 
     /// A commit that was begun at `begun` came back through the sync.
@@ -66,6 +70,14 @@ mod tests {
                 Leases { session_until: Time(session_until), link_until: Time(link_until) };
             assert_eq!(leases.alive_at(Time(100)), serves, "{leases:?}");
         }
+    }
+
+    #[test]
+    fn a_primary_gives_up_its_session_before_the_store_does() {
+        let mut leases = Leases::default();
+        leases.renewed(Time(1_000), Duration::from_secs(3));
+        assert!(leases.alive_at(Time(3_699)));
+        assert!(!leases.alive_at(Time(3_700)));
     }
 
     #[test]

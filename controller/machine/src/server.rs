@@ -50,6 +50,9 @@ pub struct PrimaryGoal {
     pub sessions: Sessions,
     /// The instances that receive WAL from here, each with a physical slot.
     pub downstreams: BTreeSet<InstanceId>,
+    /// A server that died is started again only for a greater number than the one it died in: by
+    /// the machine's word, never by itself.
+    pub life: u32,
 }
 
 /// Whose flush a commit waits for (R6).

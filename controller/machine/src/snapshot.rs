@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dugong_topology::{InstanceId, Revision};
+use dugong_topology::{InstanceId, Phase, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::presence::{Presence, ServerState};
@@ -89,6 +89,23 @@ impl Snapshot {
             .values()
             .filter(|instance| instance.session == Session::Alive)
             .map(|instance| &instance.presence)
+    }
+
+    /// Whether the write address leads to the primary (R12).
+    ///
+    /// A primary whose session has lapsed keeps its last word: only a new generation takes the
+    /// office away, and it may well serve on its other lease.
+    pub fn phase(&self) -> Phase {
+        let Some(record) = self.record() else { return Phase::Unformed };
+        let Some(primary) = self.instances.get(&record.primary) else { return Phase::NoPrimary };
+        match primary.presence.server {
+            ServerState::Primary if primary.presence.open == Some(record.generation) => {
+                Phase::ReadWrite
+            }
+            ServerState::Primary | ServerState::Standby | ServerState::Ready => Phase::CatchingUp,
+            ServerState::Starting if primary.session == Session::Alive => Phase::CatchingUp,
+            ServerState::Starting | ServerState::Stopped | ServerState::Copying => Phase::NoPrimary,
+        }
     }
 
     /// Whether `id` is present and its server replicates on the primary's history.

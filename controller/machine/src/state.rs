@@ -10,7 +10,7 @@ use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
 use crate::request::{Outcome, RequestNumber};
-use crate::server::{Goal, Server};
+use crate::server::{Goal, Run, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 
@@ -72,10 +72,16 @@ pub struct State {
     pub raced_at: Option<Revision>,
     /// As a primary out of recovery: since when, and how far its sync has come.
     pub office: Option<Office>,
+    /// How many servers were seen to end here: see [`PrimaryGoal::life`](crate::PrimaryGoal).
+    pub lives: u32,
     /// The newest generation that was open here.
     pub opened: Option<Generation>,
     /// As a primary without a server.
     pub vacancy: Option<Vacancy>,
+    /// As a primary: since when a server is wanted and none answers as one.
+    pub silent_since: Option<Time>,
+    /// The silence was too long: whatever runs is brought down, and the office left to the sync.
+    pub given_up: bool,
     /// As a primary: the switchover that is asked for, and how far it has come.
     pub switchover: Option<Ongoing>,
     /// The newest request that was there before this process: none up to it is begun here.
@@ -88,6 +94,8 @@ pub struct State {
     pub dry_since: Option<Time>,
     /// The making of the data that was found to have forked from the primary's.
     pub forked_making: Option<u32>,
+    /// The making of the data from which no WAL was streamed for too long.
+    pub stuck_making: Option<u32>,
     /// The end of WAL here, as last seen.
     pub position: Option<Position>,
     /// Members of the record that are away, and since when.
@@ -172,19 +180,32 @@ impl State {
             declaring: None,
             raced_at: None,
             office: None,
+            lives: 0,
             opened: None,
             vacancy: None,
+            silent_since: None,
+            given_up: false,
             switchover: None,
             inherited: RequestNumber::default(),
             answered: None,
             link_quiet_since: now,
             dry_since: None,
             forked_making: None,
+            stuck_making: None,
             position: None,
             away_since: BTreeMap::new(),
             leaving: false,
             finished: false,
         }
+    }
+
+    /// Until when the server here may live without a further word; none: it is no primary.
+    ///
+    /// Whoever ends it then must be able to while this instance's controller is not.
+    pub fn may_serve_until(&self) -> Option<Time> {
+        let office = matches!(self.goal, Some(Goal::Primary(_)))
+            || matches!(self.server.run, Run::Primary(_));
+        office.then(|| self.leases.session_until.max(self.leases.link_until))
     }
 
     /// The generation of the record, 0 without one.

@@ -132,7 +132,7 @@ impl State {
         match role {
             Some(Role::Primary) => self.decide_primary(now, snapshot, record),
             Some(Role::Sync) => self.decide_sync(now, snapshot, record),
-            Some(Role::Async | Role::Deposed) | None => self.follow(now, snapshot, record),
+            Some(Role::Async | Role::Deposed) | None => self.follow(snapshot, record),
         }
     }
 

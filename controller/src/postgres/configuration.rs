@@ -55,7 +55,17 @@ const FIXED: &[(&str, &str)] = &[
 pub(super) struct Live {
     pub names: Names,
     pub access: Access,
+    pub clients: Clients,
     pub source: Source,
+}
+
+/// Whether clients may log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clients {
+    Admitted,
+    /// A primary that was started again shows commits that its sync may not have. Nobody may see
+    /// those before it is open (R5): no proxy of yesterday, nor anybody who comes without one.
+    Refused,
 }
 
 /// Where a server in recovery gets its WAL from.
@@ -84,8 +94,18 @@ pub(super) fn write_all(settings: &Settings, layout: &Layout, live: &Live) -> io
         let _ = write!(text, "\n{INCLUDE}\n"); // Writing to a String cannot fail.
         replace_file(&main, &text, Durability::Durable)?;
     }
-    replace_file(&layout.data.join("pg_hba.conf"), &render_hba(settings), Durability::Durable)?;
+    write_hba(settings, layout, live.clients, Durability::Durable)?;
     write_passfile(settings, layout)
+}
+
+/// Writes who may log in.
+pub(super) fn write_hba(
+    settings: &Settings,
+    layout: &Layout,
+    clients: Clients,
+    durability: Durability,
+) -> io::Result<()> {
+    replace_file(&layout.data.join("pg_hba.conf"), &render_hba(settings, clients), durability)
 }
 
 /// Writes the password of replication where libpq reads it.
@@ -167,15 +187,28 @@ pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) ->
 }
 
 /// The instances that may connect, today all on this machine.
-fn render_hba(settings: &Settings) -> String {
+fn render_hba(settings: &Settings, clients: Clients) -> String {
     let mut text = MANAGED.to_owned();
     // The socket lies in a directory that only its owner can enter.
     text.push_str("local all all trust\nlocal replication all trust\n");
-    let role = settings.credentials.replication.name.replace('"', "\"\"");
+    let escaped = |role: &str| role.replace('"', "\"\"");
+    let credentials = &settings.credentials;
+    let role = escaped(&credentials.replication.name);
+    let ours = [&credentials.superuser.name, &credentials.lookup.name];
     for network in ["127.0.0.1/32", "::1/128"] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "host replication \"{role}\" {network} scram-sha-256");
-        let _ = writeln!(text, "host all all {network} scram-sha-256");
+        for role in ours.map(|role| escaped(role)) {
+            let _ = writeln!(text, "host all \"{role}\" {network} scram-sha-256");
+        }
+        match clients {
+            Clients::Admitted => {
+                let _ = writeln!(text, "host all all {network} scram-sha-256");
+            }
+            Clients::Refused => {
+                let _ = writeln!(text, "host all all {network} reject");
+            }
+        }
     }
     text
 }
@@ -187,7 +220,8 @@ fn quoted(value: &str) -> String {
 impl Live {
     /// A standby's: nobody can acknowledge for it, should it ever leave recovery by accident.
     pub(super) fn standby(source: Source) -> Self {
-        Self { names: Names::nobody(), access: Access::ReadOnly, source }
+        let clients = Clients::Admitted;
+        Self { names: Names::nobody(), access: Access::ReadOnly, clients, source }
     }
 
     /// The upstream's id, if there is one.

@@ -69,13 +69,18 @@ impl Layout {
 
     /// Every directory that a server process of this instance may work in.
     pub(super) fn workplaces(&self) -> [PathBuf; 4] {
-        [&self.data, &self.data_new, &self.data_old, &self.data_lost].map(Clone::clone)
+        workplaces(&self.dir)
     }
 
     /// The passwords of replication, in libpq's form.
     pub(super) fn passfile(&self) -> PathBuf {
         self.run.join("replication.pgpass")
     }
+}
+
+/// Every directory in `dir`, free of symbolic links, that a server process may work in.
+pub(super) fn workplaces(dir: &Path) -> [PathBuf; 4] {
+    ["data", "data.new", "data.old", "data.lost"].map(|name| dir.join(name))
 }
 
 /// The right to use an instance's directory. Ends when it is dropped, or with the process.

@@ -126,6 +126,7 @@ mod tests {
             access: Access::ReadOnly,
             sessions: Sessions::Stay,
             downstreams: BTreeSet::new(),
+            life: 0,
         })
     }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::configuration::{self, Live, Source};
+use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError, Session, literal};
 use super::data_dir::{self, StartsAs};
 use super::layout::Layout;
@@ -143,7 +143,9 @@ impl Running {
             let names = self.live.names.changed_to(&goal.names);
             let source = self.live.source.clone();
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
-            self.settle(place, &Live { names, access: Access::ReadOnly, source }).await?;
+            // All of its WAL is in every later primary's, so that readers may stay.
+            let clients = self.live.clients;
+            self.settle(place, &Live { names, access: Access::ReadOnly, clients, source }).await?;
             self.promotion_asked = Some(Instant::now());
             self.checkpoint_due = true;
             self.session().await?.ask("SELECT pg_promote(false)").await?;
@@ -160,7 +162,12 @@ impl Running {
         self.probe = None;
         let names = self.live.names.changed_to(&goal.names);
         let source = self.live.source.clone();
-        self.settle(place, &Live { names, access: goal.access, source }).await?;
+        let access = goal.access;
+        let clients = match access {
+            Access::ReadOnly => self.live.clients,
+            Access::ReadWrite => Clients::Admitted,
+        };
+        self.settle(place, &Live { names, access, clients, source }).await?;
         // Before the look: whoever writes after this was counted.
         let in_transaction = match goal.sessions {
             Sessions::Stay => None,

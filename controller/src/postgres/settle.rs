@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::configuration::{self, Live};
 use super::control::{LookError, Session, optional, text, value};
+use super::layout::Durability;
 use super::names::Proof;
 use super::running::{Place, Running};
 
@@ -30,6 +31,12 @@ impl Running {
             let next = self.live.towards(wanted);
             if next != self.live {
                 let failed = |what| move |error| LookError::File { what, error };
+                if next.clients != self.live.clients {
+                    // Read in the same reload, so that whatever shows the settings proves this.
+                    let (settings, layout) = (place.settings, place.layout);
+                    configuration::write_hba(settings, layout, next.clients, Durability::Atomic)
+                        .map_err(failed("pg_hba.conf cannot be written"))?;
+                }
                 configuration::write_live(place.settings, place.layout, &next)
                     .map_err(failed("dugong.conf cannot be written"))?;
                 if next.names != self.live.names {
@@ -207,10 +214,12 @@ impl Live {
         let mut next = self.clone();
         if access_first {
             next.access = wanted.access;
+            next.clients = wanted.clients;
         } else if self.names != wanted.names {
             next.names = wanted.names.clone();
-        } else if self.access != wanted.access {
+        } else if self.access != wanted.access || self.clients != wanted.clients {
             next.access = wanted.access;
+            next.clients = wanted.clients;
         } else {
             next.source = wanted.source.clone();
         }
@@ -221,7 +230,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::configuration::Source;
+    use crate::postgres::configuration::{Clients, Source};
     use crate::postgres::names::Names;
 
     #[test]
@@ -229,6 +238,10 @@ mod tests {
         let live = |names: &[&str], access, source| Live {
             names: Names::Each(names.iter().map(|n| n.parse().unwrap()).collect()),
             access,
+            clients: match access {
+                ReadOnly => Clients::Refused,
+                ReadWrite => Clients::Admitted,
+            },
             source,
         };
         use Access::{ReadOnly, ReadWrite};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Data, Goal, Run, Server, Stop, Upstream, Work};
+use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Upstream, Work};
 use dugong_topology::{Generation, Position};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::configuration::{self, Live, Source};
+use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
 use super::heartbeat::{Beating, beat};
@@ -45,8 +45,8 @@ pub(super) struct Supervisor {
     shut_down_at: Option<Position>,
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
-    /// The goal under which a primary died: another word is needed before it is started again.
-    died_under: Option<Goal>,
+    /// The life in which a primary died: it is started again only for a later one.
+    died_in: Option<u32>,
     /// The data was destroyed under the running server; what is left of it is in the way.
     destroyed: bool,
     restarts: Backoff,
@@ -83,7 +83,7 @@ impl Supervisor {
             running: None,
             shut_down_at: None,
             trouble: None,
-            died_under: None,
+            died_in: None,
             destroyed: false,
             restarts: Backoff::restarts(),
             copies: Backoff::copies(),
@@ -158,9 +158,6 @@ impl Supervisor {
         if self.running.is_none() {
             self.look_at_rest().await;
         }
-        if let Some(Goal::Down(_)) = goal {
-            self.died_under = None;
-        }
         match next_step(goal, &self.data, process) {
             Step::Rest => {
                 // Data that cannot be examined is a trouble of its own.
@@ -224,7 +221,8 @@ impl Supervisor {
     }
 
     async fn start(&mut self, goal: &Goal) -> Run {
-        if self.died_under.as_ref() == Some(goal) || self.restarts.must_wait() {
+        let dead = matches!(goal, Goal::Primary(goal) if Some(goal.life) <= self.died_in);
+        if dead || self.restarts.must_wait() {
             return Run::Down; // `trouble` says how it ended.
         }
         self.searched = None;
@@ -232,7 +230,6 @@ impl Supervisor {
         match self.try_start(goal).await {
             Ok(running) => {
                 self.running = Some(running);
-                self.died_under = None;
                 Run::Busy(Work::Starting)
             }
             Err(error) => {
@@ -251,7 +248,12 @@ impl Supervisor {
             Goal::Primary(goal) => match found {
                 StartsAs::Primary => {
                     let names = Names::nobody().changed_to(&goal.names);
-                    (Live { names, access: goal.access, source: Source::Nobody }, found)
+                    let access = goal.access;
+                    let clients = match access {
+                        Access::ReadOnly => Clients::Refused,
+                        Access::ReadWrite => Clients::Admitted,
+                    };
+                    (Live { names, access, clients, source: Source::Nobody }, found)
                 }
                 // It has no timeline of its own yet: it is promoted once it runs.
                 StartsAs::Standby => (Live::standby(Source::Sealed), StartsAs::Standby),
@@ -337,8 +339,10 @@ impl Supervisor {
         self.report(Run::Down).await;
         // Only after the word is out: a goal that was set before it does not answer it.
         if !asked {
-            self.died_under =
-                self.goals.borrow().clone().filter(|goal| matches!(goal, Goal::Primary(_)));
+            self.died_in = match &*self.goals.borrow() {
+                Some(Goal::Primary(goal)) => Some(goal.life),
+                Some(_) | None => None,
+            };
         }
     }
 

@@ -20,7 +20,7 @@ pub fn topology(cluster: &str, snapshot: &Snapshot) -> Topology {
     let newcomers = snapshot.instances.values().filter(|instance| {
         instance.session == Session::Alive && record.role_of(&instance.presence.id).is_none()
     });
-    let phase = phase(snapshot, record);
+    let phase = snapshot.phase();
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(declared.since_unix_ms);
     Topology {
         cluster: record.cluster.clone(),
@@ -39,20 +39,6 @@ pub fn topology(cluster: &str, snapshot: &Snapshot) -> Topology {
         since: Some(humantime::format_rfc3339_millis(since).to_string()),
         waiting: waiting(snapshot, record, phase),
         published_at_ms: None,
-    }
-}
-
-/// Whether the write address leads anywhere. A primary whose session has lapsed keeps its last
-/// word: only a new generation takes the office away, and it may well serve on its other lease.
-fn phase(snapshot: &Snapshot, record: &Record) -> Phase {
-    let Some(primary) = snapshot.instances.get(&record.primary) else { return Phase::NoPrimary };
-    match primary.presence.server {
-        ServerState::Primary if primary.presence.open == Some(record.generation) => {
-            Phase::ReadWrite
-        }
-        ServerState::Primary | ServerState::Standby | ServerState::Ready => Phase::CatchingUp,
-        ServerState::Starting if primary.session == Session::Alive => Phase::CatchingUp,
-        ServerState::Starting | ServerState::Stopped | ServerState::Copying => Phase::NoPrimary,
     }
 }
 

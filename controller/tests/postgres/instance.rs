@@ -91,6 +91,8 @@ pub(crate) fn id(text: &str) -> InstanceId {
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     pub(crate) generation: Generation,
+    /// A primary that died is started again only in a later one.
+    pub(crate) life: u32,
     pub(crate) downstreams: BTreeSet<InstanceId>,
     pub(crate) credentials: Credentials,
     /// The newest observation.
@@ -144,6 +146,7 @@ impl Instance {
         Self {
             id: settings.instance.clone(),
             generation: Generation(1),
+            life: 0,
             downstreams: BTreeSet::new(),
             credentials: settings.credentials.clone(),
             server: Server::unknown(),
@@ -199,6 +202,7 @@ impl Instance {
             access,
             sessions,
             downstreams: self.downstreams.clone(),
+            life: self.life,
         }));
     }
 
@@ -336,6 +340,21 @@ impl Instance {
             .unwrap();
         tokio::spawn(connection);
         client
+    }
+
+    /// An application logs in from the network, and leaves.
+    pub(crate) async fn log_in(&self) -> Result<(), tokio_postgres::Error> {
+        let application = &self.credentials.application;
+        let listen = &self.settings.listen;
+        tokio_postgres::Config::new()
+            .host(&listen.host)
+            .port(listen.port)
+            .user(&application.name)
+            .password(application.password.expose())
+            .dbname("postgres")
+            .connect(NoTls)
+            .await
+            .map(|_| ())
     }
 
     /// A client as an application has it.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use dugong_machine::{Access, Data, Goal, Receiver, Run, Stop, Waits, Work};
 use dugong_topology::Generation;
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 
 use instance::{
     Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, each, id, server_processes,
@@ -30,6 +31,9 @@ fn a_cluster_is_made_copied_and_streams() {
         let source = primary.server.identity().unwrap();
         assert_eq!(identity.system_identifier, source.system_identifier);
 
+        // R5: not open yet, so that nobody sees what its sync may not have.
+        let refused = primary.log_in().await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION));
         primary.primary(&["pg-2"], Access::ReadWrite);
         let view = primary
             .until_primary("pg-2 is waited for", |v| {
@@ -38,6 +42,7 @@ fn a_cluster_is_made_copied_and_streams() {
             })
             .await;
         assert_eq!(view.names, each(&["pg-2"]));
+        primary.log_in().await.unwrap();
         primary.until_confirmed().await;
         let client = primary.client().await;
         client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
@@ -131,14 +136,14 @@ fn a_killed_primary_is_down_at_once_and_stays_down_until_it_is_wanted_again() {
         assert!(primary.server.trouble.is_some(), "it says how it ended");
         assert!(client.batch_execute("SELECT 1").await.is_err());
 
-        // The same goal again does not start it; a word in between does.
+        // The same goal again does not start it, nor does another one of the same life.
         primary.primary(&["pg-2"], Access::ReadOnly);
+        primary.primary(&["pg-3"], Access::ReadOnly);
         for _ in 0..3 {
             primary.next().await;
             assert_eq!(primary.server.run, Run::Down);
         }
-        primary.want(Goal::Down(Stop::Immediate));
-        primary.until("the trouble is over", |server| server.trouble.is_none()).await;
+        primary.life += 1;
         primary.primary(&["pg-2"], Access::ReadOnly);
         let view = primary.until_primary("it runs again", |_| true).await;
         assert_eq!(view.names, each(&["pg-2"]));
@@ -178,6 +183,7 @@ fn a_sealed_standby_is_promoted_on_a_new_timeline_and_the_old_primary_can_be_jud
         // The old primary goes on alone; nobody hears of it, but its WAL forks.
         old.want(Goal::Down(Stop::Immediate));
         old.until("the word is taken", |server| server.trouble.is_none()).await;
+        old.life += 1;
         old.primary(&["pg-2"], Access::ReadWrite);
         old.until_primary("it is back", |view| view.access == Access::ReadWrite).await;
         let client = old.client().await;

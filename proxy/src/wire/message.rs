@@ -57,6 +57,10 @@ fn field(text: &str) -> String {
     text.chars().filter(|c| *c != '\0').take(TEXT_CHARS_MAX).collect()
 }
 
+/// Where PostgreSQL says that `pg_hba.conf` lets a client not in; its words are translated, this is
+/// not. Source: `src/backend/libpq/auth.c`.
+const HBA_ROUTINE: &[u8] = b"ClientAuthentication";
+
 /// What a server's first bytes mean for a client that may still go elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstAnswer {
@@ -72,6 +76,8 @@ pub enum FirstAnswer {
 ///
 /// A server that starts, stops or recovers says so (57P03), and one that is stopped just then says
 /// that (57P01, 57P02), before it asks for any authentication. A version negotiation may precede.
+/// A primary that was started again turns clients away by `pg_hba.conf` until its sync has caught
+/// up; a topology of a moment ago may still lead to it.
 pub fn first_answer(mut bytes: &[u8]) -> FirstAnswer {
     let incomplete = if bytes.len() < FIRST_ANSWER_BYTES_MAX {
         FirstAnswer::Incomplete
@@ -89,12 +95,16 @@ pub fn first_answer(mut bytes: &[u8]) -> FirstAnswer {
         }
         let Some((body, rest)) = rest.split_at_checked(body_bytes) else { return incomplete };
         if tag == Tag::ERROR {
-            return match error_field(body, b'C') {
-                Some(b"57P01" | b"57P02" | b"57P03") => FirstAnswer::NotUp(
-                    String::from_utf8_lossy(error_field(body, b'M').unwrap_or_default())
-                        .into_owned(),
-                ),
-                Some(_) | None => FirstAnswer::Final,
+            let not_up = match error_field(body, b'C') {
+                Some(b"57P01" | b"57P02" | b"57P03") => true,
+                Some(b"28000") => error_field(body, b'R') == Some(HBA_ROUTINE),
+                Some(_) | None => false,
+            };
+            let words = || error_field(body, b'M').unwrap_or_default();
+            return if not_up {
+                FirstAnswer::NotUp(String::from_utf8_lossy(words()).into_owned())
+            } else {
+                FirstAnswer::Final
             };
         }
         bytes = rest;
@@ -179,12 +189,14 @@ mod tests {
     fn only_a_server_that_is_not_up_is_tried_again() {
         let not_up = || FirstAnswer::NotUp("wait".to_owned());
         let negotiated = [message_of(b'v', &[0; 8]), error("57P03", "wait")].concat();
+        let turned_away = message_of(b'E', b"SFATAL\0C28000\0Mwait\0RClientAuthentication\0\0");
         #[rustfmt::skip]
         let cases = [
             ("starting up",                 error("57P03", "wait"),         not_up()),
             ("stopped by an administrator", error("57P01", "wait"),         not_up()),
             ("after a negotiation",         negotiated,                     not_up()),
             ("no such role",                error("28000", "wait"),         FirstAnswer::Final),
+            ("turned away by pg_hba.conf",  turned_away,                    not_up()),
             ("no code at all",              message_of(b'E', b"Mx\0\0"),    FirstAnswer::Final),
             ("an error without an end",     message_of(b'E', b"C57P03"),    FirstAnswer::Final),
             ("an authentication request",   message_of(b'R', &[0; 4]),      FirstAnswer::Final),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dugong_topology::{Lsn, Revision, Role};
 
-use crate::chain::{office_history, primary_history};
+use crate::chain::{is_in_office, office_history, primary_history};
 use crate::event::{Answer, Event};
 use crate::record::Record;
 use crate::request::Outcome;
@@ -74,13 +74,22 @@ impl State {
                 self.office = None;
                 self.take_link(now, view);
             }
-            Run::Down => self.office = None,
+            Run::Down => {
+                self.office = None;
+                self.given_up = false;
+            }
             Run::Unknown | Run::Busy(_) => (),
         }
+        if !matches!(server.run, Run::Standby(_)) {
+            self.dry_since = None; // The next standby gets its own time to stream.
+        }
         let was_up = !matches!(self.server.run, Run::Down | Run::Unknown);
-        if server.run == Run::Down && was_up && matches!(self.goal, Some(Goal::Primary(_))) {
-            let deaths = self.vacancy.map_or(0, |vacancy| vacancy.deaths) + 1;
-            self.vacancy = Some(Vacancy { since: now, deaths });
+        if server.run == Run::Down && was_up {
+            self.lives += 1;
+            if matches!(self.goal, Some(Goal::Primary(_))) {
+                let deaths = self.vacancy.map_or(0, |vacancy| vacancy.deaths) + 1;
+                self.vacancy = Some(Vacancy { since: now, deaths });
+            }
         }
         self.server = server;
     }
@@ -142,6 +151,20 @@ impl State {
         if record.role_of(&self.me) != Some(Role::Primary) {
             self.vacancy = None;
         }
+        let silent = matches!(self.goal, Some(Goal::Primary(_)))
+            && !matches!(self.server.run, Run::Primary(_))
+            && record.primary == self.me;
+        self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
+        let given_up = self
+            .silent_since
+            .is_some_and(|since| now.is_past(since, 2 * self.settings.restart_after))
+            && self.heir(snapshot, record).is_some();
+        if given_up {
+            // R11: a server that hangs, or cannot be started, is as good as dead.
+            self.given_up = self.server.run != Run::Down;
+            let deaths = self.vacancy.map_or(0, |vacancy| vacancy.deaths) + 1;
+            self.vacancy = Some(Vacancy { since: now, deaths });
+        }
         match (&self.server.run, &mut self.office) {
             (Run::Primary(view), Some(office)) if record.primary == self.me => {
                 office.keep_times(now, view, record);
@@ -153,8 +176,16 @@ impl State {
             (Run::Standby(view), _) if record.primary != self.me => {
                 let forked = primary_history(snapshot, record)
                     .is_some_and(|history| !history.contains(view.position()));
+                let making = self.server.identity().map(|identity| identity.making);
                 if forked {
-                    self.forked_making = self.server.identity().map(|identity| identity.making);
+                    self.forked_making = making;
+                }
+                let stuck =
+                    self.dry_since.is_some_and(|at| now.is_past(at, self.settings.stuck_after));
+                if stuck && is_in_office(snapshot, record) {
+                    self.stuck_making = making;
+                } else if view.receiver == Receiver::Streaming {
+                    self.stuck_making = None;
                 }
             }
             (Run::Unknown | Run::Down | Run::Busy(_) | Run::Standby(_) | Run::Primary(_), _) => (),

@@ -5,18 +5,17 @@
 
 use dugong_topology::Generation;
 
-use crate::chain::{downstreams_of, is_running, upstream_of};
+use crate::chain::{downstreams_of, is_in_office, is_running, upstream_of};
 use crate::presence::ServerState;
 use crate::record::Record;
 use crate::server::{Goal, Identity, Receiver, Run, StandbyGoal, Stop, Upstream};
 use crate::snapshot::Snapshot;
 use crate::state::State;
-use crate::time::Time;
 
 use super::Decision;
 
 impl State {
-    pub(super) fn follow(&self, now: Time, snapshot: &Snapshot, record: &Record) -> Decision {
+    pub(super) fn follow(&self, snapshot: &Snapshot, record: &Record) -> Decision {
         if let Run::Primary(_) = &self.server.run {
             // R7: from this instant it serves no writes; killed, not released (R9).
             return Decision::want(Goal::Down(Stop::Immediate))
@@ -25,7 +24,7 @@ impl State {
         let upstream = upstream_of(snapshot, record, &self.me);
         match self.server.identity() {
             None => self.copy(snapshot, record, upstream, 1, "it has no data yet"),
-            Some(identity) => match self.distrusts(now, snapshot, record, identity) {
+            Some(identity) => match self.distrusts(snapshot, record, identity) {
                 Some(why) => self.copy(snapshot, record, upstream, identity.making + 1, why),
                 None => self.stand_by(snapshot, record, upstream),
             },
@@ -35,7 +34,6 @@ impl State {
     /// Why the data here cannot be followed up on, in words; none where it can.
     fn distrusts(
         &self,
-        now: Time,
         snapshot: &Snapshot,
         record: &Record,
         identity: &Identity,
@@ -48,15 +46,13 @@ impl State {
         if record.deposed_since(&self.me).is_some_and(|since| identity.made_in < since) {
             return Some("it was deposed, and its WAL may have forked");
         }
-        if self.forked_making == Some(identity.making) {
+        // Without a primary the sync's data may be all that there is: it is kept, and R3 (c) judges.
+        let judged = is_in_office(snapshot, record) || record.sync.as_ref() != Some(&self.me);
+        if self.forked_making == Some(identity.making) && judged {
             return Some("its WAL has forked from the primary's");
         }
-        let primary = snapshot.present(&record.primary);
-        let primary_runs = primary.is_some_and(|p| p.server == ServerState::Primary);
-        let stuck =
-            self.dry_since.is_some_and(|since| now.is_past(since, self.settings.stuck_after));
-        let standby = matches!(self.server.run, Run::Standby(_));
-        (standby && primary_runs && stuck).then_some("it cannot stream from what it has")
+        let stuck = self.stuck_making == Some(identity.making);
+        (stuck && is_in_office(snapshot, record)).then_some("it cannot stream from what it has")
     }
 
     fn copy(

@@ -37,6 +37,10 @@ impl State {
             Run::Busy(_) | Run::Standby(_) => None,
             Run::Primary(view) => self.office.as_ref().map(|office| (view, office)),
         };
+        if self.given_up {
+            return Decision::want(Goal::Down(Stop::Immediate))
+                .noting("the server does not answer; it is stopped, so that the sync takes over");
+        }
         // Where there is no sync, nobody can take over.
         if !self.leases.alive_at(now) && !record.is_one_node() {
             return Decision::want(Goal::Down(Stop::Immediate))
@@ -88,7 +92,7 @@ impl State {
     }
 
     /// The sync, if it could take over as far as can be seen (R3).
-    fn heir(&self, snapshot: &Snapshot, record: &Record) -> Option<InstanceId> {
+    pub(super) fn heir(&self, snapshot: &Snapshot, record: &Record) -> Option<InstanceId> {
         let sync = record.sync.clone()?;
         let server = snapshot.present(&sync)?.server;
         let runs = matches!(server, ServerState::Standby | ServerState::Ready);
@@ -121,6 +125,7 @@ impl State {
             access,
             sessions,
             downstreams: downstreams_of(snapshot, record, &self.me),
+            life: self.lives,
         })
     }
 

@@ -30,13 +30,13 @@ impl State {
             // A takeover may be written already: receive nothing before that is known.
             return match &self.goal {
                 Some(Goal::Sealed { .. }) => sealed,
-                Some(_) | None => self.follow(now, snapshot, record),
+                Some(_) | None => self.follow(snapshot, record),
             };
         }
         let Takeover { heir, request } = match self.may_take_over(now, snapshot, record) {
             Ok(takeover) => takeover,
             Err(why_not) => {
-                let following = self.follow(now, snapshot, record);
+                let following = self.follow(snapshot, record);
                 return Decision { note: why_not.or(following.note), ..following };
             }
         };

@@ -302,6 +302,39 @@ fn a_primary_whose_server_died_first_leaves_its_office_to_the_sync() {
 }
 
 #[test]
+fn a_primary_whose_server_hangs_or_cannot_be_started_hands_over() {
+    let said = |state: &State| state.said.as_ref().unwrap().0.server;
+    let seen = |run| Event::Observed(server("pg-1", run));
+    let hung = |state, now| after(state, now, seen(Run::Busy(Work::Starting)));
+    let held = |snapshot| {
+        let mut state = in_office(snapshot);
+        state.leases.session_until = later(90);
+        state
+    };
+    let patient = hung(hung(held(snapshot()), NOW), later(9));
+    assert!(matches!(patient.goal, Some(Goal::Primary(_))));
+    let given_up = hung(patient, later(10));
+    assert_eq!(given_up.goal, Some(Goal::Down(Stop::Immediate)));
+    let down = after(given_up, later(11), seen(Run::Down));
+    assert_eq!(said(&down), ServerState::Stopped, "the sync may take over");
+    assert_eq!(down.goal, Some(Goal::Down(Stop::Immediate)));
+
+    let mut known = snapshot();
+    says(&mut known, presence("pg-1", ServerState::Starting));
+    let mut never = instance("pg-1", known);
+    never.leases.session_until = later(90);
+    let never = after(after(never, NOW, seen(Run::Down)), later(9), Event::Tick);
+    assert_eq!((access_of(&never), said(&never)), (Access::ReadOnly, ServerState::Starting));
+    let never = after(never, later(19), Event::Tick);
+    assert_eq!(said(&never), ServerState::Stopped, "it does not start, and somebody else could");
+
+    let mut alone = snapshot();
+    lapse(&mut alone, "pg-3");
+    let alone = hung(hung(held(alone), NOW), later(60));
+    assert!(matches!(alone.goal, Some(Goal::Primary(_))), "nobody could take over");
+}
+
+#[test]
 fn a_deposed_primary_is_fenced_then_copied_then_follows() {
     let mut deposed = snapshot();
     let taken = record().taken_over_by(&id("pg-2"), &id("pg-3"), at(2, END));
@@ -323,6 +356,54 @@ fn a_deposed_primary_is_fenced_then_copied_then_follows() {
     let copied = Server { data: Data::Own(made), ..server("pg-1", Run::Down) };
     let following = after(copying, NOW, Event::Observed(copied));
     assert!(matches!(following.goal, Some(Goal::Standby(_))), "{:?}", following.goal);
+}
+
+#[test]
+fn a_copy_of_what_cannot_stream_goes_on_while_the_server_is_down_for_it() {
+    let dry = || Event::Observed(server("pg-3", Run::Standby(standby(Receiver::Stopped))));
+    let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { making: 2, .. }));
+    let given = after(instance("pg-3", snapshot()), NOW, dry());
+    assert!(!copies(&after(given.clone(), later(29), dry())));
+    let stuck = after(given, later(30), dry());
+    assert!(copies(&stuck));
+    let down = after(stuck, later(31), Event::Observed(server("pg-3", Run::Down)));
+    assert!(copies(&down), "it is down for the copy, so that it cannot stream");
+
+    let made = Identity { making: 2, made_in: Generation(3), ..identity("pg-3") };
+    let run = Run::Standby(standby(Receiver::Stopped));
+    let fresh = Server { data: Data::Own(made), ..server("pg-3", run) };
+    let given = after(down, later(32), Event::Observed(fresh));
+    assert!(matches!(given.goal, Some(Goal::Standby(_))), "the copy gets its own time to stream");
+}
+
+#[test]
+fn the_syncs_data_is_kept_while_no_primary_is_in_office() {
+    let dry = |name: &str| Event::Observed(server(name, Run::Standby(standby(Receiver::Stopped))));
+    let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { .. }));
+    let stuck = after(sync(snapshot()), NOW, dry("pg-2"));
+    let stuck = after(stuck, later(30), dry("pg-2"));
+    assert!(copies(&stuck), "as far as it knows, the primary is in office");
+    let mut gone = snapshot();
+    says(&mut gone, presence("pg-1", ServerState::Starting));
+    let then = after(stuck, later(31), Event::Snapshot(gone.into()));
+    assert!(!copies(&then), "what it has may be all that there is");
+}
+
+#[test]
+fn a_server_that_ended_is_started_again_in_another_life() {
+    let life = |state: &State| match &state.goal {
+        Some(Goal::Primary(goal)) => goal.life,
+        other => panic!("no primary's goal: {other:?}"),
+    };
+    let mut alone = snapshot();
+    lapse(&mut alone, "pg-2");
+    says(&mut alone, presence("pg-1", ServerState::Starting));
+    let given = in_office(alone);
+    let before = life(&given);
+    let starting = Event::Observed(server("pg-1", Run::Busy(Work::Starting)));
+    let dead = after(given, NOW, starting);
+    let dead = after(dead, NOW, Event::Observed(server("pg-1", Run::Down)));
+    assert_eq!(life(&dead), before + 1, "else nobody could tell this goal from the one before");
 }
 
 #[test]

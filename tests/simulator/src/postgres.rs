@@ -1,0 +1,288 @@
+//! PostgreSQL as the protocol sees it: WAL, timelines, and what a crash takes away.
+//!
+//! An LSN counts entries of the WAL. An entry is the number of a client's write, or one of the
+//! server's own; every entry is unique, so that equal WAL means equal entries.
+//!
+//! - A commit is written, flushed a little later, sent to the standbys, and acknowledged when all
+//!   names that its WAL senders know of have flushed it.
+//! - Others see it once it is acknowledged; or all of the WAL, acknowledged or not, after a crash,
+//!   a restart or a promotion.
+//! - A standby is only ever checked by timelines and LSNs: WAL of equal numbers and different
+//!   content goes unnoticed, as it may in a real one.
+//! - A promotion takes the first timeline that is unknown *here*: two of them may take the same.
+
+use std::rc::Rc;
+
+use dugong_machine::{Access, Identity, Time, Work};
+use dugong_topology::{History, InstanceId, Lsn, Position, TimelineId};
+
+use crate::moment::Moment;
+
+/// One entry of the WAL: a client's write, or, from [`OWN`] on, one of a server.
+pub(crate) type Entry = u32;
+
+/// The first entry that is no client's write.
+pub(crate) const OWN: Entry = 0x8000_0000;
+
+/// Whoever waits for a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    Client { client: usize, operation: u32 },
+    Heartbeat { begun: Time },
+}
+
+/// The data directory: what survives the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    /// None: empty.
+    pub identity: Option<Identity>,
+    pub wal: Rc<Vec<Entry>>,
+    /// How many entries no power failure takes.
+    pub flushed: usize,
+    /// Of the timeline at the end of its WAL.
+    pub history: History,
+    /// The newest timeline that it has a history file of.
+    pub newest: TimelineId,
+    /// It starts in recovery.
+    pub standby: bool,
+}
+
+/// The server process.
+#[derive(Clone, Debug)]
+pub(crate) enum Process {
+    Down,
+    /// Becomes `then` when its work is done.
+    Busy(Work, Then),
+    Standby(Standby),
+    Primary(Box<Primary>),
+}
+
+/// What follows slow work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Initialised,
+    /// From the instance of this number, if its data may be taken.
+    Copied {
+        from: usize,
+    },
+    Started,
+    Promoted,
+    Stopped,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standby {
+    pub upstream: Option<usize>,
+    pub receiver: Option<Receiver>,
+    /// No receiver can start any more (R4).
+    pub sealed: bool,
+}
+
+/// A WAL receiver's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Receiver {
+    pub connection: u64,
+    /// None: it has not been let in yet. Else the history that the upstream told it.
+    pub history: Option<History>,
+    pub heard_at: Moment,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Primary {
+    pub names: Vec<InstanceId>,
+    pub access: Access,
+    /// Clients may log in: a primary that was started again lets nobody in before it is open.
+    pub admits: bool,
+    /// How many entries readers see.
+    pub visible: usize,
+    /// The end of WAL when the names were last changed.
+    pub end_before: usize,
+    /// Commits that wait: how much WAL they need, and who is to be told.
+    pub waiters: Vec<(usize, Waiter)>,
+}
+
+/// A WAL sender's connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender {
+    pub connection: u64,
+    pub standby: usize,
+    pub sent: usize,
+    pub flushed: usize,
+    /// It has been where the upstream was when it connected.
+    pub streaming: bool,
+    /// How much that was.
+    pub target: usize,
+    /// The synchronous names that it knows of: older than the server's for a moment (R6).
+    pub names: Vec<InstanceId>,
+    pub heard_at: Moment,
+}
+
+/// A server with its data.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub disk: Disk,
+    pub process: Process,
+    /// Counts the starts and ends of processes: what belongs to an older one is void.
+    pub epoch: u32,
+    pub senders: Vec<Sender>,
+    /// While it stops, or is down: where the last record of a primary that stopped in order begins.
+    pub(crate) shut_down_at: Option<Position>,
+    /// The synchronous names that its configuration file holds.
+    pub configured: Vec<InstanceId>,
+}
+
+impl Disk {
+    pub(crate) fn empty() -> Self {
+        Self {
+            identity: None,
+            wal: Rc::default(),
+            flushed: 0,
+            history: History::root(TimelineId(1)),
+            newest: TimelineId(1),
+            standby: false,
+        }
+    }
+
+    pub(crate) fn end(&self) -> Position {
+        Position::new(self.history.timeline, lsn(self.flushed))
+    }
+
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> usize {
+        Rc::make_mut(&mut self.wal).extend_from_slice(entries);
+        self.wal.len()
+    }
+
+    /// Everything after the first `length` entries is gone.
+    pub(crate) fn lose_after(&mut self, length: usize) {
+        if length < self.wal.len() {
+            Rc::make_mut(&mut self.wal).truncate(length);
+            self.history = as_far_as(&self.history, lsn(length));
+        }
+    }
+
+    /// A promotion: the WAL goes on, on a timeline of its own.
+    pub(crate) fn branch_off(&mut self, own: Entry) {
+        self.history.ancestors.push(self.end());
+        self.newest = TimelineId(self.newest.0 + 1);
+        self.history.timeline = self.newest;
+        self.flushed = self.append(&[own]);
+    }
+
+    /// Follows `history` as far as the WAL here goes.
+    pub(crate) fn follow(&mut self, history: &History) {
+        self.newest = self.newest.max(history.timeline);
+        self.history = as_far_as(history, lsn(self.wal.len()));
+    }
+}
+
+impl Server {
+    pub(crate) fn new() -> Self {
+        Self {
+            disk: Disk::empty(),
+            process: Process::Down,
+            epoch: 0,
+            senders: Vec::new(),
+            shut_down_at: None,
+            configured: Vec::new(),
+        }
+    }
+
+    pub(crate) fn primary(&mut self) -> Option<&mut Primary> {
+        match &mut self.process {
+            Process::Primary(primary) => Some(primary),
+            Process::Down | Process::Busy(..) | Process::Standby(_) => None,
+        }
+    }
+
+    pub(crate) fn standby(&mut self) -> Option<&mut Standby> {
+        match &mut self.process {
+            Process::Standby(standby) => Some(standby),
+            Process::Down | Process::Busy(..) | Process::Primary(_) => None,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.process, Process::Standby(_) | Process::Primary(_))
+    }
+
+    /// No process is left.
+    pub(crate) fn end(&mut self) {
+        self.epoch += 1;
+        self.process = Process::Down;
+        self.senders.clear();
+    }
+
+    pub(crate) fn begin(&mut self, work: Work, then: Then) {
+        self.epoch += 1;
+        self.process = Process::Busy(work, then);
+        self.shut_down_at = None;
+        self.senders.clear();
+    }
+
+    /// Whom `sender`'s standby lets go: the WAL that everybody has whom this sender knows to be
+    /// waited for. None: nobody waits for that standby.
+    pub(crate) fn released_by(&self, ids: &[InstanceId], sender: &Sender) -> Option<usize> {
+        if !sender.names.contains(&ids[sender.standby]) {
+            return None;
+        }
+        let flushed = |name: &InstanceId| {
+            let streams = |other: &&Sender| other.streaming && ids[other.standby] == *name;
+            self.senders.iter().find(streams).map(|other| other.flushed)
+        };
+        sender.names.iter().map(flushed).try_fold(usize::MAX, |least, one| Some(least.min(one?)))
+    }
+}
+
+/// The position that counts `length` entries.
+pub(crate) fn lsn(length: usize) -> Lsn {
+    Lsn(length as u64)
+}
+
+/// The part of `history` that WAL up to `end` has gone through.
+fn as_far_as(history: &History, end: Lsn) -> History {
+    let gone = history.ancestors.iter().take_while(|left| left.lsn <= end).count();
+    let timeline = history.ancestors.get(gone).map_or(history.timeline, |left| left.timeline);
+    History { timeline, ancestors: history.ancestors[..gone].to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_follows_a_history_no_further_than_its_wal() {
+        let mut upstream = Disk::empty();
+        upstream.flushed = upstream.append(&[1, 2, 3]);
+        upstream.branch_off(OWN);
+        let mut behind = Disk::empty();
+        behind.append(&[1, 2]);
+        behind.follow(&upstream.history);
+        assert_eq!((behind.history.timeline.0, behind.newest.0), (1, 2));
+        behind.append(&[3]);
+        behind.follow(&upstream.history);
+        assert_eq!(behind.history, upstream.history);
+    }
+
+    #[test]
+    fn a_commit_is_released_by_what_its_sender_knows() {
+        let ids: Vec<InstanceId> = ["a", "b", "c"].map(|id| id.parse().unwrap()).to_vec();
+        let sender = |standby, flushed, names: &[usize]| Sender {
+            connection: 1,
+            standby,
+            sent: 9,
+            flushed,
+            streaming: true,
+            target: 0,
+            names: names.iter().map(|name| ids[*name].clone()).collect(),
+            heard_at: Moment::default(),
+        };
+        let mut server = Server::new();
+        server.senders = vec![sender(1, 5, &[1, 2]), sender(2, 7, &[2])];
+        assert_eq!(server.released_by(&ids, &server.senders[0]), Some(5), "both names");
+        assert_eq!(server.released_by(&ids, &server.senders[1]), Some(7), "an older list");
+        server.senders.pop();
+        assert_eq!(server.released_by(&ids, &server.senders[0]), None, "a name is missing");
+        server.senders[0].names.clear();
+        assert_eq!(server.released_by(&ids, &server.senders[0]), None, "nobody is waited for");
+    }
+}
