@@ -9,6 +9,7 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
+use crate::record::Record;
 use crate::request::{Outcome, RequestNumber};
 use crate::server::{Goal, Run, Server};
 use crate::snapshot::Snapshot;
@@ -199,13 +200,20 @@ impl State {
         }
     }
 
-    /// Until when the server here may live without a further word; none: it is no primary.
+    /// Until when the server here may live without a further word; none: it is no primary, or one
+    /// that nobody can take over from.
     ///
     /// Whoever ends it then must be able to while this instance's controller is not.
     pub fn may_serve_until(&self) -> Option<Time> {
         let office = matches!(self.goal, Some(Goal::Primary(_)))
             || matches!(self.server.run, Run::Primary(_));
-        office.then(|| self.leases.session_until.max(self.leases.link_until))
+        (office && !self.is_one_node())
+            .then(|| self.leases.session_until.max(self.leases.link_until))
+    }
+
+    fn is_one_node(&self) -> bool {
+        let record = self.snapshot.as_ref().and_then(|snapshot| snapshot.record());
+        record.is_some_and(Record::is_one_node)
     }
 
     /// The generation of the record, 0 without one.

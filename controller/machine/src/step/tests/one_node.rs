@@ -131,4 +131,5 @@ fn one_node_serves_on_without_the_store() {
     let given = after(instance("pg-1", alone()), NOW, seen(Names::OneNode, END));
     let then = after(given, later(60), Event::StoreFailed { why: "no disk".to_owned() });
     assert_eq!(goal_of(&then).access, Access::ReadWrite, "nobody can take over from it");
+    assert_eq!(then.may_serve_until(), None, "nor need anybody end it");
 }
