@@ -28,6 +28,7 @@ mod timings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dugong_machine::Bootstrap;
 use dugong_topology::{Address, InstanceId, units};
 use serde::Deserialize;
 
@@ -46,8 +47,10 @@ pub struct Config {
     pub dir: PathBuf,
     /// The file of the cluster's passwords; absolute. Required.
     pub credentials: PathBuf,
-    /// How many instances must be present before a cluster is made of them: 2 to 9. Default 2.
-    pub bootstrap_size: usize,
+    /// `bootstrap_size`: how many instances must be present before a cluster is made of them, 2 to 9,
+    /// default 2. Or `one_node = true`: this one makes it, and its commits wait for nobody until a
+    /// standby has joined.
+    pub bootstrap: Bootstrap,
     pub postgres: PostgresConfig,
     pub http: HttpConfig,
     pub store: StoreConfig,
@@ -111,8 +114,9 @@ struct RawConfig {
     instance: InstanceId,
     dir: PathBuf,
     credentials: PathBuf,
-    #[serde(default = "default_bootstrap_size")]
-    bootstrap_size: usize,
+    bootstrap_size: Option<usize>,
+    #[serde(default)]
+    one_node: bool,
     postgres: postgres::RawPostgres,
     http: RawHttp,
     store: RawStore,
@@ -147,9 +151,8 @@ fn default_cluster() -> String {
     "main".to_owned()
 }
 
-fn default_bootstrap_size() -> usize {
-    2
-}
+/// Where the file says nothing.
+const BOOTSTRAP_SIZE: usize = 2;
 
 fn default_session_ttl() -> Duration {
     Duration::from_secs(3)
@@ -159,7 +162,7 @@ impl TryFrom<RawConfig> for Config {
     type Error = ConfigProblem;
 
     fn try_from(raw: RawConfig) -> Result<Self, ConfigProblem> {
-        let RawConfig { cluster, instance, dir, credentials, bootstrap_size, .. } = raw;
+        let RawConfig { cluster, instance, dir, credentials, .. } = raw;
         // The two names meet in the same places: an application_name, a label of a metric.
         if cluster.parse::<InstanceId>().is_err() {
             return Err(ConfigProblem::ClusterName { text: cluster });
@@ -171,10 +174,7 @@ impl TryFrom<RawConfig> for Config {
                 return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
             }
         }
-        // One instance cannot wait for a sync; above 9 a bootstrap would wait for a typing error.
-        if !(2..=9).contains(&bootstrap_size) {
-            return Err(ConfigProblem::BootstrapSize { value: bootstrap_size });
-        }
+        let bootstrap = bootstrap(raw.bootstrap_size, raw.one_node)?;
         let session_ttl = raw.store.session_ttl;
         let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(60));
         // Below a second a busy disk would end sessions; above a minute nobody wants to wait.
@@ -195,12 +195,29 @@ impl TryFrom<RawConfig> for Config {
             instance,
             dir,
             credentials,
-            bootstrap_size,
+            bootstrap,
             postgres,
             http: HttpConfig { listen: raw.http.listen },
             store: StoreConfig { backend, session_ttl },
             timings: raw.timings.checked(session_ttl)?,
         })
+    }
+}
+
+fn bootstrap(size: Option<usize>, one_node: bool) -> Result<Bootstrap, ConfigProblem> {
+    match (size, one_node) {
+        (None, true) => Ok(Bootstrap::OneNode),
+        (Some(value), true) => Err(ConfigProblem::OneNodeOf { value }),
+        (size, false) => {
+            let value = size.unwrap_or(BOOTSTRAP_SIZE);
+            // One instance cannot wait for a sync; above 9 a bootstrap would wait for a typing
+            // error.
+            let range = 2..=9;
+            range
+                .contains(&value)
+                .then_some(Bootstrap::Of(value))
+                .ok_or(ConfigProblem::BootstrapSize { value })
+        }
     }
 }
 

@@ -41,6 +41,10 @@ pub struct UpOptions {
     /// How many instances: 3 to 9. A larger number makes an existing cluster grow [default: 3].
     #[arg(long, value_name = "N")]
     pub instances: Option<usize>,
+    /// A single instance, for development: an acknowledged write is on its disk only. With
+    /// --instances 3 a later `up` makes a cluster of it, which it then stays.
+    #[arg(long)]
+    pub one_node: bool,
     /// The port that leads to the primary [default: 6432; 0: any free one].
     #[arg(long, value_name = "PORT")]
     pub write_port: Option<u16>,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use dugong_machine::{Settings, State};
+use dugong_machine::{Bootstrap, Settings, State};
 use dugong_topology::Address;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -127,6 +127,11 @@ async fn control(config: Config) -> Result<(), Failure> {
     let metrics =
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
 
+    if config.bootstrap == Bootstrap::OneNode {
+        tracing::warn!(
+            "one_node: until a standby has joined, an acknowledged write is on this instance only"
+        );
+    }
     let clock = Clock;
     let password = credentials.superuser.password.clone();
     let (bin, version) =
@@ -186,7 +191,7 @@ fn machine_settings(config: &Config) -> Settings {
         restart_after: timings.restart_after,
         stuck_after: timings.stuck_after,
         forget_after: timings.forget_after,
-        bootstrap_size: config.bootstrap_size,
+        bootstrap: config.bootstrap,
     }
 }
 

@@ -57,7 +57,8 @@ pub trait Store: Send + Sync + 'static {
     /// The store did not take it: the session lapses by itself.
     fn resign(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Writes a request of an operator, `by` for people to read; every watch shows it.
+    /// Writes a request of an operator, `by` for people to read; every watch shows it. A promotion
+    /// ends whatever else is open as refused.
     ///
     /// # Errors
     ///

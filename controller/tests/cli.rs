@@ -44,10 +44,13 @@ fn text(path: &Path) -> &str {
 fn what_is_typed_wrong_ends_with_status_2() {
     refused("dugong", &["levitate"], 2, &["levitate"]);
     refused("dugong", &["up", "--instances", "2"], 2, &["--instances 2", "3 to 9"]);
+    refused("dugong", &["up", "--one-node", "--instances", "3"], 2, &["--one-node", "single"]);
+    refused("dugong", &["up", "--instances", "1"], 2, &["3 to 9"]);
     refused("dugong", &["up", "--write-port", "70000"], 2, &["70000"]);
     refused("dugong", &["status", "--controller", "nowhere"], 2, &["nowhere", "http://"]);
     refused("dugong", &["switchover", "--drain", "60s"], 2, &["--timeout", "--drain"]);
     refused("dugong", &["switchover", "--to", "PG"], 2, &["--to", "instance id"]);
+    refused("dugong", &["promote", "pg-2"], 2, &["--lose-writes"]);
     refused("dugong", &["freeze"], 2, &["--why"]);
     refused("dugong", &["freeze", "--why", " "], 2, &["--why"]);
     refused("dugong-controller", &[], 2, &["--config"]);

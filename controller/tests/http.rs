@@ -222,6 +222,7 @@ async fn operators_need_the_password() {
         for (method, path) in [
             ("POST", "/v1/requests"),
             ("GET", "/v1/requests/1"),
+            ("DELETE", "/v1/requests/1"),
             ("POST", "/v1/freeze"),
             ("DELETE", "/v1/freeze"),
         ] {
@@ -252,6 +253,11 @@ async fn a_request_is_taken_once_and_its_outcome_told() {
     let (status, body) = told(port, "GET", "/v1/requests/1", &password, "").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(body["outcome"], serde_json::json!({"rolled_back": {"why": "no third instance"}}));
+    let (_, body) = told(port, "DELETE", "/v1/requests/1", &password, "").await;
+    assert_eq!(body["outcome"]["rolled_back"]["why"], "no third instance", "it has one already");
+    told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
+    let (_, body) = told(port, "DELETE", "/v1/requests/2", &password, "").await;
+    assert!(body["outcome"]["refused"]["why"].as_str().unwrap().contains("withdrawn"), "{body}");
     let (status, _) = told(port, "GET", "/v1/requests/7", &password, "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }

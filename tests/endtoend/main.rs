@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
+//! | `one_node` | a primary without a sync, and its way to a cluster |
+//! | `promote` | the operator's override |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
@@ -12,6 +14,8 @@
 
 mod bootstrap;
 mod failover;
+mod one_node;
+mod promote;
 mod resume;
 mod switchover;
 mod warden;

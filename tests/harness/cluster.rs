@@ -45,6 +45,11 @@ impl Cluster {
 
     /// A cluster whose `dugong up` has just been started.
     pub fn begin() -> Self {
+        Self::begin_with(&[])
+    }
+
+    /// The same, with further arguments.
+    pub fn begin_with(arguments: &[&str]) -> Self {
         // The user that PostgreSQL runs as must be able to reach the directory.
         let directory = tempfile::Builder::new()
             .prefix("dugong-")
@@ -52,7 +57,7 @@ impl Cluster {
             .tempdir()
             .expect("a temporary directory can be made");
         let mut cluster = Self { directory, up: None };
-        cluster.resume();
+        cluster.resume_with(arguments);
         cluster
     }
 

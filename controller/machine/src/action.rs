@@ -30,7 +30,8 @@ pub struct Declaration {
     /// The revision of the record that is replaced; none: there must be no record.
     pub at: Option<Revision>,
     pub guard: Guard,
-    /// The request that is done by it: it gets that outcome in the same transaction.
+    /// The request that is done by it: it must be open, and gets that outcome in the same
+    /// transaction.
     pub fulfils: Option<RequestNumber>,
 }
 

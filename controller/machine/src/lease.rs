@@ -32,6 +32,12 @@ impl Leases {
         now < self.session_until || now < self.link_until
     }
 
+    /// Whether the store ever took a word of this controller: from then on it refuses what an
+    /// earlier one may still have declared.
+    pub(crate) fn is_known_to_the_store(&self) -> bool {
+        self.session_until > Time(0)
+    }
+
     /// The store renewed the session by a request that was begun at `begun`. The store measures
     /// the time to live on its own clock, which may be the faster one.
     pub(crate) fn renewed(&mut self, begun: Time, session_ttl: Duration) {

@@ -34,12 +34,12 @@ pub use event::{Answer, Event};
 pub use lease::Leases;
 pub use presence::{Handover, LagAge, Presence, ServerState, StandbyLag};
 pub use record::{Deposed, Reason, Record, SystemIdentifier};
-pub use request::{Ask, Outcome, Request, RequestNumber, Switchover};
+pub use request::{Ask, Outcome, Over, Promotion, Request, RequestNumber, Switchover};
 pub use server::{
-    Access, Data, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server, Sessions,
+    Access, Data, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run, Server, Sessions,
     StandbyGoal, StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
 };
 pub use snapshot::{Declared, Instance, Session, Snapshot};
-pub use state::{Office, Ongoing, Settings, Stage, State, Vacancy};
+pub use state::{Bootstrap, Office, Ongoing, Settings, Stage, State, Vacancy};
 pub use step::step;
 pub use time::Time;

@@ -1,5 +1,6 @@
 //! The state record: the one record in the store that says who is what.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use dugong_topology::{Freeze, Generation, InstanceId, Position, Role};
@@ -15,7 +16,8 @@ pub struct Record {
     pub system_identifier: SystemIdentifier,
     pub generation: Generation,
     pub primary: InstanceId,
-    /// None: the primary has no standby that it may wait for, so writes wait (R6).
+    /// None: the primary has no standby that it may wait for, so writes wait (R6), but for
+    /// [`Record::is_one_node`].
     pub sync: Option<InstanceId>,
     /// In chain order.
     pub asyncs: Vec<InstanceId>,
@@ -24,7 +26,7 @@ pub struct Record {
     pub began_at: Position,
     /// While set, nothing in the record changes by itself.
     pub frozen: Option<Freeze>,
-    /// The operator asked for a primary without a sync.
+    /// The operator asked for a primary without a sync. Ends with the first sync, for ever.
     pub one_node: bool,
     pub reason: Reason,
 }
@@ -110,6 +112,11 @@ impl Record {
         self.deposed.iter().find(|deposed| deposed.id == *id).map(|deposed| deposed.since)
     }
 
+    /// Whether commits wait for nobody, on purpose.
+    pub fn is_one_node(&self) -> bool {
+        self.one_node && self.sync.is_none()
+    }
+
     /// Primary, sync, asyncs: each replicates from the one before it.
     pub fn chain(&self) -> impl DoubleEndedIterator<Item = &InstanceId> {
         std::iter::once(&self.primary).chain(&self.sync).chain(&self.asyncs)
@@ -139,6 +146,42 @@ impl Record {
         next
     }
 
+    /// R13: the sync `me` takes over as the operator wants it; `sync` is its own sync, if there is
+    /// one.
+    #[must_use]
+    pub fn promoted(&self, me: &InstanceId, sync: Option<&InstanceId>, end: Position) -> Self {
+        let mut next = self.without(me);
+        if let Some(sync) = sync {
+            next = next.without(sync);
+        }
+        next.generation = self.generation.next();
+        next.deposed.push(Deposed { id: self.primary.clone(), since: next.generation });
+        next.primary = me.clone();
+        next.sync = sync.cloned();
+        next.one_node = false;
+        next.began_at = end;
+        next.reason = Reason::Operator;
+        next
+    }
+
+    /// R13: `me` begins anew from what it has; everybody else, members and whoever else is `known`,
+    /// needs a copy of that.
+    #[must_use]
+    pub fn promoted_alone<'a>(
+        &'a self,
+        me: &InstanceId,
+        known: impl Iterator<Item = &'a InstanceId>,
+        end: Position,
+    ) -> Self {
+        let mut next = self.promoted(me, None, end);
+        let since = next.generation;
+        next.asyncs.clear();
+        let members = self.chain().chain(self.deposed.iter().map(|deposed| &deposed.id));
+        let others: BTreeSet<_> = members.chain(known).filter(|id| *id != me).collect();
+        next.deposed = others.into_iter().map(|id| Deposed { id: id.clone(), since }).collect();
+        next
+    }
+
     /// R2, R6: as was asked for, an async and the sync change places.
     #[must_use]
     pub fn with_sync_exchanged(&self, sync: &InstanceId, end: Position) -> Self {
@@ -156,6 +199,7 @@ impl Record {
         next.generation = self.generation.next();
         next.reason = if self.sync.is_some() { Reason::SyncLost } else { Reason::SyncFound };
         next.sync = Some(sync.clone());
+        next.one_node = false;
         next.began_at = end;
         next
     }

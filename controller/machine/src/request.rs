@@ -40,6 +40,7 @@ pub struct Request {
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
     Switchover(Switchover),
+    Promotion(Promotion),
 }
 
 /// The primary hands its office over.
@@ -56,6 +57,25 @@ pub struct Switchover {
     /// it is rolled back.
     #[serde(with = "units::duration")]
     pub deadline: Duration,
+}
+
+/// R13: an instance makes itself primary, at the price of writes that it lacks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Promotion {
+    pub id: InstanceId,
+    /// The primary as whoever asked saw it.
+    pub from: InstanceId,
+    pub over: Over,
+}
+
+/// What whoever asked has confirmed about the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Over {
+    /// It is lost: refused while one of its leases is known to be alive.
+    Lost,
+    /// It may be alive, and may take writes until it learns of its successor.
+    Alive,
 }
 
 /// How a request ended.

@@ -9,7 +9,7 @@ use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::presence::StandbyLag;
-use crate::record::SystemIdentifier;
+use crate::record::{Record, SystemIdentifier};
 
 /// The state that the server shall be in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,9 +45,7 @@ pub enum Stop {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PrimaryGoal {
     pub generation: Generation,
-    /// Whose flush a commit waits for, all of them. Empty: nobody exists that could give it, so
-    /// commits wait for ever; never "commits wait for nobody" (R6).
-    pub names: Vec<InstanceId>,
+    pub names: Names,
     pub access: Access,
     pub sessions: Sessions,
     /// The instances that receive WAL from here, each with a physical slot.
@@ -55,6 +53,17 @@ pub struct PrimaryGoal {
     /// A server that died is started again only for a greater number than the one it died in: by
     /// the machine's word, never by itself.
     pub life: u32,
+}
+
+/// Whose flush a commit waits for (R6).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Names {
+    /// All of them. Empty: nobody exists that could give it, so commits wait for ever; never
+    /// "commits wait for nobody".
+    Each(Vec<InstanceId>),
+    /// Commits wait for nobody, as the operator wanted it: a primary that never had a sync
+    /// ([`Record::is_one_node`](crate::Record::is_one_node)).
+    OneNode,
 }
 
 /// `default_transaction_read_only`.
@@ -197,7 +206,7 @@ pub struct PrimaryView {
     pub end: Lsn,
     /// The synchronous names that are in force: read back by a fresh connection, no error in
     /// `pg_file_settings`, and no WAL sender left that may know only older ones (R6).
-    pub names: Vec<InstanceId>,
+    pub names: Names,
     pub access: Access,
     /// Sessions of clients inside a transaction; counted only while they leave.
     pub in_transaction: Option<u32>,
@@ -235,6 +244,26 @@ impl Server {
         match &self.data {
             Data::Own(identity) => Some(identity),
             Data::Unknown | Data::Empty | Data::Foreign { .. } => None,
+        }
+    }
+}
+
+impl Names {
+    /// What `record` says, and beyond it the instance that becomes the sync.
+    pub(crate) fn of(record: &Record, next: Option<&InstanceId>) -> Self {
+        match next {
+            None if record.is_one_node() => Self::OneNode,
+            next => Self::Each(record.sync.iter().chain(next).cloned().collect()),
+        }
+    }
+}
+
+impl Names {
+    /// Whether commits wait for this instance.
+    pub fn contains(&self, id: &InstanceId) -> bool {
+        match self {
+            Self::Each(names) => names.contains(id),
+            Self::OneNode => false,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::presence::{Presence, ServerState};
 use crate::record::Record;
-use crate::request::{Ask, Outcome, Request, RequestNumber, Switchover};
+use crate::request::{Ask, Outcome, Promotion, Request, RequestNumber, Switchover};
 
 /// Everything the store holds at one revision. Equal revisions mean equal content.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,10 +61,18 @@ impl Snapshot {
 
     /// The switchover that is asked for, if one is.
     pub fn switchover(&self) -> Option<(RequestNumber, &Switchover)> {
-        let request = self.requests.values().next()?;
-        match &request.what {
+        self.requests.values().find_map(|request| match &request.what {
             Ask::Switchover(switchover) => Some((request.number, switchover)),
-        }
+            Ask::Promotion(_) => None,
+        })
+    }
+
+    /// The promotion that is asked for, if one is.
+    pub fn promotion(&self) -> Option<(RequestNumber, &Promotion)> {
+        self.requests.values().find_map(|request| match &request.what {
+            Ask::Promotion(promotion) => Some((request.number, promotion)),
+            Ask::Switchover(_) => None,
+        })
     }
 
     /// The word of an instance whose session is alive.

@@ -9,8 +9,9 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 use crate::action::Declaration;
 use crate::lease::Leases;
 use crate::presence::Presence;
+use crate::record::Record;
 use crate::request::{Outcome, RequestNumber};
-use crate::server::{Goal, Run, Server};
+use crate::server::{Goal, Names, Run, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 
@@ -29,8 +30,16 @@ pub struct Settings {
     pub stuck_after: Duration,
     /// How long an async may be away before it is dropped from the record.
     pub forget_after: Duration,
-    /// How many instances must be present before a cluster is made of them.
-    pub bootstrap_size: usize,
+    pub bootstrap: Bootstrap,
+}
+
+/// When a cluster is made where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bootstrap {
+    /// Once so many instances are present.
+    Of(usize),
+    /// By one instance, whose commits wait for nobody until it has a sync.
+    OneNode,
 }
 
 /// All that one instance knows. `Eq + Hash`, so that a model checker can store visited states.
@@ -197,7 +206,18 @@ impl State {
     pub fn may_serve_until(&self) -> Option<Time> {
         let office = matches!(self.goal, Some(Goal::Primary(_)))
             || matches!(self.server.run, Run::Primary(_));
-        office.then(|| self.leases.session_until.max(self.leases.link_until))
+        let lease = self.leases.session_until.max(self.leases.link_until);
+        office.then_some(if self.has_no_heir() { Time::NEVER } else { lease })
+    }
+
+    /// Whether nobody can take over, whatever was declared: one node, and no sync asked for.
+    pub(crate) fn has_no_heir(&self) -> bool {
+        let record = self.snapshot.as_ref().and_then(|snapshot| snapshot.record());
+        let asked = match &self.goal {
+            Some(Goal::Primary(goal)) => goal.names != Names::OneNode,
+            Some(_) | None => false,
+        };
+        record.is_some_and(Record::is_one_node) && !asked
     }
 
     /// The generation of the record, 0 without one.

@@ -10,6 +10,7 @@
 //! | `bootstrap` | from no record to generation 1 |
 //! | `primary` | the office: names, opening, another sync, newcomers; a server that died (R2, R5, R6) |
 //! | `takeover` | the sync becomes primary (R3, R4) |
+//! | `promote` | the operator's override (R13) |
 //! | `switchover` | the primary hands over, or rolls that back |
 //! | `follow` | replicating from the left neighbour, or being copied from it (R7) |
 
@@ -17,6 +18,7 @@ mod bootstrap;
 mod facts;
 mod follow;
 mod primary;
+mod promote;
 mod switchover;
 mod takeover;
 #[cfg(test)]
@@ -51,7 +53,8 @@ pub fn step(state: &State, now: Time, event: Event) -> (State, Vec<Action>) {
     next.take(now, event);
     next.keep_times(now);
     next.keep_switchover(now);
-    let decision = next.decide(now);
+    let mut decision = next.decide(now);
+    decision.answer = decision.answer.or_else(|| next.refuses_promotion(now));
     let actions = next.ask(now, decision);
     next.assert_reachable_from(state);
     (next, actions)
@@ -107,6 +110,9 @@ impl State {
         let Some(snapshot) = &self.snapshot else {
             return Decision::keep(self, "waiting for a first reading of the store");
         };
+        if !self.leases.is_known_to_the_store() {
+            return Decision::keep(self, "waiting for the store to take this controller's word");
+        }
         let role = snapshot.record().and_then(|record| record.role_of(&self.me));
         match &self.server.data {
             Data::Unknown => return Decision::keep(self, "looking at the data directory"),
@@ -122,6 +128,9 @@ impl State {
         };
         if let Some(refusal) = self.refuses(record) {
             return Decision::keep(self, refusal);
+        }
+        if let Some(decision) = self.decide_promotion(now, snapshot, record) {
+            return decision;
         }
         match role {
             Some(Role::Primary) => self.decide_primary(now, snapshot, record),

@@ -6,7 +6,7 @@ use dugong_topology::InstanceId;
 
 use crate::action::{Declaration, Guard};
 use crate::record::Record;
-use crate::server::{Access, Goal, Receiver, Run, Sessions, Stop, Upstream, Work};
+use crate::server::{Access, Goal, Names, Receiver, Run, Sessions, Stop, Upstream, Work};
 
 /// `g3 pg-1 > pg-2 > pg-3, deposed pg-4, began 2@0/100, primary lost`.
 impl fmt::Display for Record {
@@ -14,6 +14,7 @@ impl fmt::Display for Record {
         write!(f, "g{} {}", self.generation, self.primary)?;
         match &self.sync {
             Some(sync) => write!(f, " > {sync}")?,
+            None if self.one_node => f.write_str(" (one node)")?,
             None => f.write_str(" > nobody")?,
         }
         for id in &self.asyncs {
@@ -60,7 +61,7 @@ impl fmt::Display for Goal {
                     (Access::ReadOnly | Access::ReadWrite, Sessions::Leave) => "draining",
                 };
                 write!(f, "primary of g{}, {access}, ", goal.generation)?;
-                write!(f, "commits wait for {}", list(&goal.names))
+                write!(f, "commits wait for {}", goal.names)
             }
             Self::Standby(goal) => {
                 write!(f, "standby in g{} of {}", goal.generation, source(goal.upstream.as_ref()))
@@ -96,11 +97,16 @@ impl fmt::Display for Run {
     }
 }
 
-fn list(names: &[InstanceId]) -> String {
-    if names.is_empty() {
-        return "nobody that exists".to_owned();
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneNode => f.write_str("nobody, as the operator wanted it"),
+            Self::Each(names) if names.is_empty() => f.write_str("nobody that exists"),
+            Self::Each(names) => {
+                f.write_str(&names.iter().map(InstanceId::as_str).collect::<Vec<_>>().join(" and "))
+            }
+        }
     }
-    names.iter().map(InstanceId::as_str).collect::<Vec<_>>().join(" and ")
 }
 
 fn source(upstream: Option<&Upstream>) -> String {

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
+    /// Later than any other.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// This time and `span` more.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {

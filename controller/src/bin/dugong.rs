@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
-use dugong_controller::operator::{dsn, freeze, history, status, switchover};
+use dugong_controller::operator::{dsn, freeze, history, promote, status, switchover};
 use dugong_controller::run::Failure;
 
 /// PostgreSQL that stays up: runs a cluster on this machine, and shows any cluster's state.
@@ -38,6 +38,8 @@ enum What {
     History(history::Options),
     /// Hand the primary's office over, as planned: to upgrade a machine, or to come back to one.
     Switchover(switchover::Options),
+    /// Override: make an instance the primary although acknowledged writes may be lost.
+    Promote(promote::Options),
     /// Keep every role as it is, whatever happens, until `unfreeze`.
     Freeze(freeze::FreezeOptions),
     /// Let roles change by themselves again.
@@ -67,6 +69,9 @@ fn run(what: What) -> Result<(), Failure> {
             wait_for(history::history(&options)).map(|table| print(table.trim_end()))
         }
         What::Switchover(options) => wait_for(switchover::switchover(&options, print)),
+        What::Promote(options) => {
+            wait_for(promote::promote(&options, std::io::stdin().lock(), print))
+        }
         What::Freeze(options) => wait_for(freeze::freeze(&options)).map(|words| print(&words)),
         What::Unfreeze(options) => wait_for(freeze::unfreeze(&options)).map(|words| print(&words)),
     }

@@ -31,6 +31,11 @@ pub enum ConfigProblem {
     ClusterName { text: String },
     #[error("{key} = \"{}\" is relative: write the whole path, from / on", value.display())]
     NotAbsolute { key: &'static str, value: PathBuf },
+    #[error(
+        "bootstrap_size = {value} and one_node = true contradict each other: keep bootstrap_size for \
+         a cluster, or one_node for a primary without a sync"
+    )]
+    OneNodeOf { value: usize },
     #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
     BootstrapSize { value: usize },
     #[error("{key} = \"{}\" is out of range: {} to {}", text(value), text(shortest), text(longest))]

@@ -5,7 +5,7 @@ use super::error::{ConfigProblem, Nearest};
 /// Sections with their keys, the top of the file first, in the order of the manual.
 #[rustfmt::skip]
 pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
-    ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size",
+    ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
            "postgres", "http", "store", "timings"]),
     ("postgres", &["bin", "listen", "settings"]),
     ("http", &["listen"]),

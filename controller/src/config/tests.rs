@@ -9,7 +9,7 @@ instance = "pg-1"
 dir = "/srv/dugong/pg-1"
 credentials = "/srv/dugong/credentials.json"
 bootstrap_size = 3
-
+one_node = false
 [postgres]
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
@@ -48,7 +48,7 @@ path = "/srv/dugong/store.db"
 fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     let config = Config::parse(WHOLE).unwrap();
     assert_eq!(config.cluster, "orders");
-    assert_eq!(config.bootstrap_size, 3);
+    assert_eq!(config.bootstrap, Bootstrap::Of(3));
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
@@ -65,7 +65,9 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
 fn the_smallest_file_has_the_documented_defaults() {
     let config = Config::parse(SMALLEST).unwrap();
     assert_eq!(config.cluster, "main");
-    assert_eq!(config.bootstrap_size, 2);
+    assert_eq!(config.bootstrap, Bootstrap::Of(2));
+    let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
+    assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
     assert_eq!(config.postgres.bin, None);
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
@@ -98,6 +100,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("\"/usr/lib/postgresql/15/bin\"",   "\"bin\"",                        "postgres.bin = \"bin\" is relative"),
         ("bootstrap_size = 3",               "bootstrap_size = 1",             "bootstrap_size = 1 is out of range"),
         ("bootstrap_size = 3",               "bootstrap_size = 10",            "bootstrap_size = 10 is out of range"),
+        ("one_node = false",                 "one_node = true",                "contradict each other"),
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),

@@ -38,6 +38,12 @@ async fn serve(prepared: Arc<Prepared>) -> Result<(), Failure> {
         signal(SignalKind::terminate()).map_err(Failure::runtime)?,
     );
     say!("the cluster's directory is {}", prepared.layout.root().display());
+    if prepared.cluster.one_node {
+        say!("WARNING: one node: an acknowledged write is on the disk of this instance only,");
+        say!(
+            "         and nobody takes over from it. `dugong up --instances 3` makes it a cluster."
+        );
+    }
     thaw(&prepared).await?;
     let mut controllers: Vec<(InstanceId, Keeper)> = prepared
         .cluster

@@ -61,6 +61,9 @@ fn show(lines: &mut BufReader<File>) -> std::io::Result<bool> {
 }
 
 fn pass_on(command: &mut Command, options: &UpOptions) {
+    if options.one_node {
+        command.arg("--one-node");
+    }
     let mut pass = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
             command.arg(flag).arg(value);

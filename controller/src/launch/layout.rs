@@ -26,6 +26,9 @@ pub struct ClusterFile {
     /// The cluster's name.
     pub cluster: String,
     pub instances: Vec<InstancePorts>,
+    /// The one instance was asked for as a primary without a sync.
+    #[serde(default)]
+    pub one_node: bool,
     /// Where the proxy listens, on loopback.
     pub write_port: u16,
     pub read_port: u16,
@@ -176,6 +179,7 @@ impl Layout {
             version: VERSION,
             cluster: "main".to_owned(),
             instances: Vec::new(),
+            one_node: false,
             write_port: 0,
             read_port: 0,
             http_port: 0,

@@ -36,12 +36,20 @@ pub(super) struct Prepared {
 /// Checks and writes everything; starts nothing.
 pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
     if let Some(count) = options.instances
+        && !options.one_node
         && !(INSTANCES_MIN..=INSTANCES_MAX).contains(&count)
     {
         return Err(Failure::Usage(format!(
             "--instances {count}: a cluster has {INSTANCES_MIN} to {INSTANCES_MAX} instances here; \
              it survives the loss of one only if a third one can become the new sync"
         )));
+    }
+    if options.one_node && options.instances.is_some_and(|count| count > 1) {
+        return Err(Failure::Usage(
+            "--one-node is a single instance: leave --instances away, and use it later to make a \
+             cluster of it"
+                .to_owned(),
+        ));
     }
     let user = User::choose(options.pg_user.as_deref())?;
     let layout = Layout::of(options.dir.as_deref());
@@ -54,6 +62,15 @@ pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
     let mut cluster = before.clone().unwrap_or_else(|| Layout::fresh(pg_bin.clone(), user.name()));
     cluster.pg_bin = pg_bin;
     cluster.pg_user = user.name();
+    if options.one_node && before.is_none() {
+        cluster.one_node = true;
+    }
+    if options.one_node && !cluster.one_node {
+        return Err(Failure::Runtime(format!(
+            "the cluster has {} instances: one that has a sync never goes back to one node",
+            cluster.instances.len()
+        )));
+    }
     instances(&mut cluster, options.instances)?;
     let (before, asked) = (before.as_ref(), options);
     let port = |flag, asked, of: fn(&ClusterFile) -> u16, usual| {
@@ -138,7 +155,9 @@ fn programs(layout: &Layout, user: &User) -> Result<PathBuf, Failure> {
 /// Adds instances up to `wanted`, and gives each instance ports that are free.
 fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Failure> {
     let there = cluster.instances.len();
-    let wanted = wanted.unwrap_or_else(|| there.max(INSTANCES_MIN));
+    let least = if cluster.one_node { 1 } else { INSTANCES_MIN };
+    let wanted = wanted.unwrap_or_else(|| there.max(least));
+    cluster.one_node &= wanted == 1;
     if wanted < there {
         return Err(Failure::Runtime(format!(
             "the cluster has {there} instances: it can grow, but not shrink to {wanted}"
@@ -185,16 +204,19 @@ impl Prepared {
 
     fn controller_toml(&self, instance: &InstancePorts) -> String {
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+        let bootstrap = match self.cluster.one_node {
+            true => "one_node = true".to_owned(),
+            false => format!("bootstrap_size = {}", self.cluster.instances.len()),
+        };
         format!(
             "# Written by `dugong up` at each start.\n\
              cluster = \"{}\"\ninstance = \"{}\"\ndir = {}\ncredentials = {}\n\
-             bootstrap_size = {}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n\n\
+             {bootstrap}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n\n\
              [http]\nlisten = \"127.0.0.1:{}\"\n\n[store]\nkind = \"sqlite\"\npath = {}\n",
             self.cluster.cluster,
             instance.id,
             quoted(&self.layout.instance(&instance.id)),
             quoted(&self.layout.credentials()),
-            self.cluster.instances.len(),
             quoted(&self.cluster.pg_bin),
             instance.postgres_port,
             instance.http_port,

@@ -58,6 +58,13 @@ impl Caller {
         Ok(told.outcome)
     }
 
+    /// Withdraws a request, unless it has an outcome; the one that it has then.
+    pub(super) async fn withdraw(&self, number: RequestNumber) -> Result<Outcome, Failure> {
+        let path = format!("/v1/requests/{number}");
+        let told: Told = self.send::<(), _>(&Method::DELETE, &path, None).await?;
+        told.outcome.ok_or_else(|| Failure::Runtime(format!("request {number} is still open")))
+    }
+
     /// Freezes the cluster, unless it is; says what was so before.
     pub(super) async fn freeze(&self, why: String) -> Result<Frozen, Failure> {
         let freezing = Freezing { by: self.by.clone(), why };

@@ -104,7 +104,7 @@ async fn watch(
 }
 
 /// The whole state, for people.
-fn page(topology: &Topology) -> String {
+pub(super) fn page(topology: &Topology) -> String {
     let mut text = headline(topology);
     let heading = ["instance", "role", "state", "address", "from", "lag", "position"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
@@ -134,6 +134,11 @@ fn headline(topology: &Topology) -> String {
             "  frozen by {} since {}: {}; nothing changes by itself\n",
             frozen.by, frozen.since, frozen.why
         ));
+    }
+    if topology.one_node {
+        text.push_str(
+            "  WARNING: one node: acknowledged writes are on this instance only; start more of them\n",
+        );
     }
     if let (Some(reason), Some(since)) = (&topology.reason, &topology.since) {
         text.push_str(&format!(

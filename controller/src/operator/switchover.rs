@@ -134,10 +134,8 @@ async fn follow(
                 }
             }
             () = tokio::time::sleep_until(deadline) => {
-                return Err(Failure::Runtime(format!(
-                    "request {number} has no outcome yet: whoever is primary next will answer it; \
-                     see `dugong status`"
-                )));
+                // Nobody is to be surprised by it later.
+                return caller.withdraw(number).await;
             }
         }
     }

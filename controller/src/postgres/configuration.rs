@@ -227,7 +227,7 @@ impl Live {
     /// A standby's: nobody can acknowledge for it, should it ever leave recovery by accident.
     pub(super) fn standby(source: Source) -> Self {
         let clients = Clients::Admitted;
-        Self { names: Names::of(&[]), access: Access::ReadOnly, clients, source }
+        Self { names: Names::nobody(), access: Access::ReadOnly, clients, source }
     }
 
     /// The upstream's id, if there is one.

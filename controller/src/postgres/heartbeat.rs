@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use dugong_machine::{Access, Names, PrimaryView, Run};
 use tokio::sync::{mpsc, watch};
 
 use super::Seen;
@@ -21,9 +22,23 @@ const BEAT: &str = "SELECT current_setting('synchronous_standby_names') <> '', \
 /// Whether there is anything to confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beating {
-    /// The server is no open primary, or not known to be one.
+    /// The server is no open primary, or not known to be one; or its commits wait for nobody.
     Still,
     On,
+}
+
+impl Beating {
+    pub(super) fn of(run: &Run) -> Self {
+        match run {
+            Run::Primary(PrimaryView { access: Access::ReadWrite, names, .. }) => match names {
+                Names::Each(_) => Self::On,
+                Names::OneNode => Self::Still,
+            },
+            Run::Unknown | Run::Down | Run::Busy(_) | Run::Standby(_) | Run::Primary(_) => {
+                Self::Still
+            }
+        }
+    }
 }
 
 /// Beats while `beating` is on, until its sender is gone.

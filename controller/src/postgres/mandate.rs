@@ -76,7 +76,7 @@ mod tests {
             listen: Address::loopback(5432),
             role: StartsAs::Primary,
             live: Live {
-                names: Names::of(&["pg-2".parse().unwrap()]),
+                names: Names::Each(vec!["pg-2".parse().unwrap()]),
                 access: Access::ReadWrite,
                 clients: Clients::Admitted,
                 source,

@@ -5,20 +5,29 @@
 //! standby in the list. So a list that grows puts its new names first: each old name moves, and
 //! the sender shows that it knows.
 
+use dugong_machine::Names as Wanted;
 use dugong_topology::InstanceId;
 use serde::{Deserialize, Serialize};
 
 /// No instance can have this name: an id has no underscore.
 const NOBODY: &str = "no_instance";
 
-/// Whose flush a commit waits for, all of them, in the order in which they are written.
+/// Whose flush a commit waits for, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Names(Vec<InstanceId>);
+#[serde(rename_all = "snake_case")]
+pub(super) enum Names {
+    /// All of them, in this order.
+    Each(Vec<InstanceId>),
+    /// Nobody's, and commits wait for nobody.
+    OneNode,
+}
 
 /// What must be seen of the WAL senders after a reload, before the new names are in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
+    /// A checkpoint that was asked for after the reload. Before, commits waited for nobody: whether
+    /// they wait is a flag that the checkpointer sets, and it reads its configuration first.
+    Checkpoint,
     /// Nothing: a sender that knows only the older names waits for at least the new ones, or
     /// releases nobody.
     None,
@@ -30,34 +39,38 @@ pub(super) enum Proof {
 }
 
 impl Names {
-    /// The names in the order given.
-    pub(super) fn of(names: &[InstanceId]) -> Self {
-        Self(names.to_vec())
+    /// Nobody exists that commits could wait for, so they wait for ever.
+    pub(super) fn nobody() -> Self {
+        Self::Each(Vec::new())
     }
 
-    /// The names in the order in which they are written.
-    pub(super) fn as_slice(&self) -> &[InstanceId] {
-        &self.0
+    pub(super) fn meant(&self) -> Wanted {
+        match self {
+            Self::Each(names) => Wanted::Each(names.clone()),
+            Self::OneNode => Wanted::OneNode,
+        }
     }
 
     /// The wanted names in an order that makes the change from `self` visible.
-    pub(super) fn changed_to(&self, wanted: &[InstanceId]) -> Self {
-        if self.means(wanted) {
-            return self.clone();
+    pub(super) fn changed_to(&self, wanted: &Wanted) -> Self {
+        let Wanted::Each(wanted) = wanted else { return Self::OneNode };
+        let known = self.ids();
+        let new = wanted.iter().filter(|name| !known.contains(name));
+        let kept = known.iter().filter(|name| wanted.contains(name));
+        Self::Each(new.chain(kept).cloned().collect())
+    }
+
+    fn ids(&self) -> &[InstanceId] {
+        match self {
+            Self::Each(names) => names,
+            Self::OneNode => &[],
         }
-        let new = wanted.iter().filter(|name| !self.0.contains(name));
-        let kept = self.0.iter().filter(|name| wanted.contains(name));
-        Self(new.chain(kept).cloned().collect())
     }
 
-    /// Whether these are the wanted names, in whatever order: all of them are waited for.
-    pub(super) fn means(&self, wanted: &[InstanceId]) -> bool {
-        self.0.len() == wanted.len() && wanted.iter().all(|name| self.0.contains(name))
-    }
-
-    /// The setting's value. Never empty: that would be "commits wait for nobody".
+    /// The setting's value. Empty means "commits wait for nobody", and nothing else does.
     pub(super) fn rendered(&self) -> String {
-        match self.0.as_slice() {
+        let Self::Each(names) = self else { return String::new() };
+        match names.as_slice() {
             [] => format!("\"{NOBODY}\""),
             [one] => format!("\"{one}\""),
             several => {
@@ -69,9 +82,13 @@ impl Names {
 
     /// What must be seen before these names, which follow `older` ones, are in force.
     pub(super) fn proof(&self, older: &[Self]) -> Proof {
+        let Self::Each(names) = self else { return Proof::None };
+        if older.contains(&Self::OneNode) {
+            return Proof::Checkpoint;
+        }
         let may_release = |older: &&Self| {
-            !older.0.is_empty()
-                && (self.0.is_empty() || self.0.iter().any(|name| !older.0.contains(name)))
+            !older.ids().is_empty()
+                && (names.is_empty() || names.iter().any(|name| !older.ids().contains(name)))
         };
         let weaker: Vec<_> = older.iter().filter(may_release).collect();
         match weaker.as_slice() {
@@ -79,10 +96,10 @@ impl Names {
             // Senders that know the one older list show another place than the new one gives.
             [one] if older.len() == 1 && one.places_differ_in(self) => {
                 let place = |name: &InstanceId| (name.clone(), self.place(name));
-                Proof::Priority(one.0.iter().map(place).collect())
+                Proof::Priority(one.ids().iter().map(place).collect())
             }
             several => {
-                let mut names: Vec<_> = several.iter().flat_map(|n| n.0.clone()).collect();
+                let mut names: Vec<_> = several.iter().flat_map(|n| n.ids().to_vec()).collect();
                 names.sort();
                 names.dedup();
                 Proof::Gone(names)
@@ -92,11 +109,11 @@ impl Names {
 
     /// 1 for the first; 0 where the name is not in the list, as PostgreSQL has it.
     fn place(&self, name: &InstanceId) -> usize {
-        self.0.iter().position(|other| other == name).map_or(0, |index| index + 1)
+        self.ids().iter().position(|other| other == name).map_or(0, |index| index + 1)
     }
 
     fn places_differ_in(&self, newer: &Self) -> bool {
-        self.0.iter().all(|name| self.place(name) != newer.place(name))
+        self.ids().iter().all(|name| self.place(name) != newer.place(name))
     }
 }
 
@@ -109,7 +126,7 @@ mod tests {
     }
 
     fn names(of: &[&str]) -> Names {
-        Names::of(&ids(of))
+        Names::Each(ids(of))
     }
 
     #[test]
@@ -146,10 +163,21 @@ mod tests {
         ];
         for (what, from, to, written, proof) in cases {
             let before = names(from);
-            let after = before.changed_to(&ids(to));
+            let after = before.changed_to(&Wanted::Each(ids(to)));
             assert_eq!(after, names(written), "{what}");
             assert_eq!(after.proof(&[before]), proof, "{what}");
         }
+    }
+
+    #[test]
+    fn commits_that_waited_for_nobody_wait_once_the_checkpointer_knows() {
+        assert_eq!(Names::OneNode.rendered(), "");
+        let first = Names::OneNode.changed_to(&Wanted::Each(ids(&["a"])));
+        assert_eq!(first, names(&["a"]));
+        assert_eq!(first.proof(&[Names::OneNode]), Proof::Checkpoint);
+        assert_eq!(first.proof(&[names(&["b"]), Names::OneNode]), Proof::Checkpoint);
+        let back = first.changed_to(&Wanted::OneNode);
+        assert_eq!((back.proof(&[first]), back), (Proof::None, Names::OneNode));
     }
 
     #[test]

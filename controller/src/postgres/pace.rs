@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dugong_machine::{Access, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Waits, Work};
+use dugong_machine::{Access, Goal, Names, PrimaryGoal, PrimaryView, Receiver, Run, Waits, Work};
 use tokio::time::Instant;
 
 /// How soon to look again.
@@ -37,7 +37,11 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
 /// Whether it is open, and everybody that commits wait for streams.
 fn has_caught_up(goal: &PrimaryGoal, view: &PrimaryView) -> bool {
     let waits = |id| view.standby(id).is_some_and(|row| row.waits == Waits::ForIt);
-    view.access == Access::ReadWrite && goal.access == view.access && goal.names.iter().all(waits)
+    let all_wait = match &goal.names {
+        Names::Each(names) => names.iter().all(waits),
+        Names::OneNode => true,
+    };
+    view.access == Access::ReadWrite && goal.access == view.access && all_wait
 }
 
 /// Pauses between attempts that fail in a row.

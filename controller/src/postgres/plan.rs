@@ -96,7 +96,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use dugong_machine::{
-        Access, Identity, PrimaryGoal, Sessions, StandbyGoal, SystemIdentifier, Upstream,
+        Access, Identity, Names, PrimaryGoal, Sessions, StandbyGoal, SystemIdentifier, Upstream,
     };
     use dugong_topology::{Address, Generation, Lsn, Position, TimelineId};
 
@@ -122,7 +122,7 @@ mod tests {
     fn primary() -> Goal {
         Goal::Primary(PrimaryGoal {
             generation: Generation(1),
-            names: Vec::new(),
+            names: Names::Each(Vec::new()),
             access: Access::ReadOnly,
             sessions: Sessions::Stay,
             downstreams: BTreeSet::new(),

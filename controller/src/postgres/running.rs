@@ -177,7 +177,7 @@ impl Running {
         self.probe = None;
         let (names, access) = match goal {
             Some(goal) => (goal.names.clone(), goal.access),
-            None => (self.live.names.as_slice().to_vec(), self.live.access),
+            None => (self.live.names.meant(), self.live.access),
         };
         let wanted = self.live.names.changed_to(&names);
         let source = self.live.source.clone();

@@ -144,6 +144,9 @@ impl Running {
         loop {
             let doubtful = match &proof {
                 Proof::None => return Ok(()),
+                Proof::Checkpoint => {
+                    return fresh.ask_without_deadline("CHECKPOINT").await.map(|_| ());
+                }
                 Proof::Priority(places) => {
                     let expected = |name: &InstanceId| {
                         places
@@ -233,7 +236,7 @@ mod tests {
     #[test]
     fn one_reload_changes_one_kind_of_setting() {
         let live = |names: &[&str], access, source| Live {
-            names: Names::of(&names.iter().map(|n| n.parse().unwrap()).collect::<Vec<_>>()),
+            names: Names::Each(names.iter().map(|n| n.parse().unwrap()).collect()),
             access,
             clients: match access {
                 ReadOnly => Clients::Refused,

@@ -173,12 +173,7 @@ impl Supervisor {
         if self.reporter.last_run().map(kind) != Some(kind(&run)) {
             self.changed = Instant::now();
         }
-        let open = match &run {
-            Run::Primary(view) if view.access == Access::ReadWrite => Beating::On,
-            Run::Unknown | Run::Down | Run::Busy(_) | Run::Standby(_) | Run::Primary(_) => {
-                Beating::Still
-            }
-        };
+        let open = Beating::of(&run);
         self.beating.send_if_modified(|beating| std::mem::replace(beating, open) != open);
         let pause = match pace(goal, &run) {
             Pace::Fast if self.changed.elapsed() < STEADY && self.trouble.is_none() => {
@@ -291,7 +286,7 @@ impl Supervisor {
         let (live, role) = match goal {
             Goal::Primary(goal) => match found {
                 StartsAs::Primary => {
-                    let names = Names::of(&goal.names);
+                    let names = Names::nobody().changed_to(&goal.names);
                     let access = goal.access;
                     let clients = match access {
                         Access::ReadOnly => Clients::Refused,

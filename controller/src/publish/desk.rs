@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `POST /v1/requests` | [`Asking`] becomes a request; answers its number |
 //! | `GET /v1/requests/{number}` | whether it has an outcome, and which ([`Told`]) |
+//! | `DELETE /v1/requests/{number}` | it is withdrawn, unless it has one; which it has then |
 //! | `POST /v1/freeze` | [`Freezing`]: nothing in the record changes by itself any more |
 //! | `DELETE /v1/freeze` | it does again |
 //!
@@ -82,7 +83,7 @@ pub(super) fn router(desk: Desk) -> Router {
     let desk = Arc::new(desk);
     Router::new()
         .route("/v1/requests", post(ask))
-        .route("/v1/requests/{number}", get(told))
+        .route("/v1/requests/{number}", get(told).delete(withdraw))
         .route("/v1/freeze", post(freeze).delete(unfreeze))
         .layer(middleware::from_fn_with_state(desk.clone(), admit))
         .with_state(desk)
@@ -134,6 +135,14 @@ async fn told(State(desk): State<Arc<Desk>>, Path(number): Path<u64>) -> Respons
             Some(outcome) => encode(StatusCode::OK, &Told { outcome: Some(outcome.clone()) }),
             None => error(StatusCode::NOT_FOUND, &format!("request {number} is not known here")),
         },
+        Err(trouble) => unavailable(&trouble),
+    }
+}
+
+async fn withdraw(State(desk): State<Arc<Desk>>, Path(number): Path<u64>) -> Response {
+    let why = "it was withdrawn by whoever asked".to_owned();
+    match desk.store.answer(RequestNumber(number), Outcome::Refused { why }).await {
+        Ok(()) => told(State(desk), Path(number)).await,
         Err(trouble) => unavailable(&trouble),
     }
 }

@@ -34,6 +34,7 @@ pub fn topology(cluster: &str, snapshot: &Snapshot) -> Topology {
         newcomers: newcomers.map(|i| member(snapshot, None, &i.presence.id)).collect(),
         began_at: Some(record.began_at),
         frozen: record.frozen.clone(),
+        one_node: record.is_one_node(),
         reason: Some(record.reason.as_str().to_owned()),
         since: Some(humantime::format_rfc3339_millis(since).to_string()),
         waiting: waiting(snapshot, record, phase),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dugong_machine::{
-    Ask, Declaration, Guard, Handover, Outcome, Presence, Reason, Record, RequestNumber,
-    ServerState, Session, Snapshot, Switchover, SystemIdentifier,
+    Ask, Declaration, Guard, Handover, Outcome, Over, Presence, Promotion, Reason, Record,
+    RequestNumber, ServerState, Session, Snapshot, Switchover, SystemIdentifier,
 };
 use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision, TimelineId};
 use futures_util::future::{BoxFuture, join_all};
@@ -428,6 +428,14 @@ pub(super) async fn one_request_is_open_at_a_time_and_every_watch_shows_it(place
     handles[0].answer(request, Outcome::Done).await.unwrap();
     let next = handles[1].ask("bob".to_owned(), switchover()).await.unwrap();
     assert!(next > request, "numbers are never used again");
+
+    // What nobody may be there to answer is in nobody's way.
+    let promotion = Promotion { id: id("pg-2"), from: id("pg-1"), over: Over::Lost };
+    let last = handles[2].ask("eve".to_owned(), Ask::Promotion(promotion)).await.unwrap();
+    let snapshot = handles[0].read().await.unwrap();
+    assert_eq!(snapshot.requests.keys().collect::<Vec<_>>(), [&last]);
+    let why = "eve asks pg-2 to become the primary instead".to_owned();
+    assert_eq!(snapshot.outcomes[&next], Outcome::Refused { why });
 }
 
 pub(super) async fn the_first_outcome_stays(place: &dyn Place) {
@@ -481,6 +489,9 @@ pub(super) async fn a_declaration_and_the_outcome_it_brings_are_one_write(place:
     assert_eq!(open.record(), Some(&record(1)), "what is refused answers nothing");
 
     primary.announce(handing_over(request)).await.unwrap();
+    let of_another = Declaration { fulfils: Some(RequestNumber(99)), ..takeover.clone() };
+    let answer = sync.declare(of_another).await;
+    assert_eq!(answer, Err(DeclareError::Guarded), "that one is not open");
     sync.declare(takeover).await.unwrap();
     let done = shown(&mut watch, "the outcome", |it| it.requests.is_empty()).await;
     assert_eq!(done.outcomes.get(&request), Some(&Outcome::Done));

@@ -1,11 +1,12 @@
 //! A primary that hands over: its clients finish, it stops in order, and follows without a copy.
+//! And one that waits for nobody, until it is told to.
 
 use std::time::{Duration, Instant};
 
-use dugong_machine::{Access, Data, Goal, Receiver, Run, Sessions, Stop, Waits};
+use dugong_machine::{Access, Data, Goal, Names, Receiver, Run, Sessions, Stop, Waits};
 use dugong_topology::TimelineId;
 
-use crate::instance::{as_postgres, cluster_of_two, id};
+use crate::instance::{Instance, as_postgres, cluster_of_two, each, id};
 
 #[test]
 fn a_primary_drains_stops_in_order_and_follows_its_sync() {
@@ -66,5 +67,33 @@ fn what_was_killed_has_not_stopped_in_order() {
         primary.want(Goal::Down(Stop::Immediate));
         primary.until("it is down", |server| server.run == Run::Down).await;
         assert_eq!(primary.server.shut_down_at, None);
+    });
+}
+
+#[test]
+fn commits_wait_for_the_first_name_from_the_moment_in_which_it_is_in_force() {
+    as_postgres(async {
+        let mut primary = Instance::new("pg-1").await;
+        primary.initialise().await;
+        primary.one_node();
+        primary.until_open().await;
+        primary.client().await.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+        for _ in 0..5 {
+            primary.next().await; // Each comes after at least one heartbeat's time.
+        }
+        assert_eq!(primary.confirmed, None, "a commit that waits for nobody confirms nothing");
+        for round in 0..10 {
+            primary.primary(&["pg-2"], Access::ReadWrite);
+            let names = each(&["pg-2"]);
+            primary.until_primary("the name is in force", |view| view.names == names).await;
+            let client = primary.client().await;
+            let insert = async move { client.batch_execute("INSERT INTO t VALUES (1)").await };
+            let insert = tokio::spawn(insert);
+            primary.until_waiting_commits(1).await;
+            assert!(!insert.is_finished(), "round {round}: acknowledged by nobody");
+            primary.one_node();
+            primary.until_primary("it is one node", |view| view.names == Names::OneNode).await;
+            insert.await.unwrap().unwrap();
+        }
     });
 }

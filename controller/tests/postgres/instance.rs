@@ -12,8 +12,8 @@ use dugong_controller::postgres::{
     Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
 };
 use dugong_machine::{
-    Access, Goal, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView, Time,
-    Upstream,
+    Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView,
+    Time, Upstream,
 };
 use dugong_topology::{Address, Generation, InstanceId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -79,6 +79,11 @@ fn again(environment: &[(&str, &str)]) -> Command {
     command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).current_dir("/tmp");
     command.envs(environment.iter().copied());
     command
+}
+
+/// Commits wait for all of them.
+pub(crate) fn each(names: &[&str]) -> Names {
+    Names::Each(names.iter().map(|name| id(name)).collect())
 }
 
 pub(crate) fn id(text: &str) -> InstanceId {
@@ -206,9 +211,18 @@ impl Instance {
     }
 
     pub(crate) fn primary_with(&self, names: &[&str], access: Access, sessions: Sessions) {
+        self.want_primary(each(names), access, sessions);
+    }
+
+    /// A primary whose commits wait for nobody.
+    pub(crate) fn one_node(&self) {
+        self.want_primary(Names::OneNode, Access::ReadWrite, Sessions::Stay);
+    }
+
+    fn want_primary(&self, names: Names, access: Access, sessions: Sessions) {
         self.want(Goal::Primary(PrimaryGoal {
             generation: self.generation,
-            names: names.iter().map(|name| id(name)).collect(),
+            names,
             access,
             sessions,
             downstreams: self.downstreams.clone(),

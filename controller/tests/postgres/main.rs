@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 
 use instance::{
-    Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, id, server_processes,
+    Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, each, id, server_processes,
 };
 
 #[test]
@@ -42,7 +42,7 @@ fn a_cluster_is_made_copied_and_streams() {
                     && v.standby(&id("pg-2")).is_some_and(|row| row.waits == Waits::ForIt)
             })
             .await;
-        assert_eq!(view.names, [id("pg-2")]);
+        assert_eq!(view.names, each(&["pg-2"]));
         primary.log_in().await.unwrap();
         primary.until_confirmed().await;
         let client = primary.client().await;
@@ -81,7 +81,7 @@ fn a_commit_waits_until_all_names_have_it() {
         primary.client().await.batch_execute("CREATE TABLE t (n int)").await.unwrap();
 
         primary.primary(&["pg-2", "pg-3"], Access::ReadWrite);
-        let both = [id("pg-2"), id("pg-3")];
+        let both = each(&["pg-2", "pg-3"]);
         primary.until_primary("both names are in force", |view| view.names == both).await;
         let client = primary.client().await;
         let shown = client.query_one("SHOW synchronous_standby_names", &[]).await.unwrap();
@@ -92,7 +92,7 @@ fn a_commit_waits_until_all_names_have_it() {
         assert!(!waiting.is_finished(), "pg-3 does not exist, so nothing may be acknowledged");
 
         primary.primary(&["pg-2"], Access::ReadWrite);
-        primary.until_primary("one name is in force", |view| view.names == both[..1]).await;
+        primary.until_primary("one name is in force", |view| view.names == each(&["pg-2"])).await;
         waiting.await.unwrap().unwrap();
         drop(standby);
     });
@@ -147,7 +147,7 @@ fn a_killed_primary_is_down_at_once_and_stays_down_until_it_is_wanted_again() {
         primary.life += 1;
         primary.primary(&["pg-2"], Access::ReadOnly);
         let view = primary.until_primary("it runs again", |_| true).await;
-        assert_eq!(view.names, [id("pg-2")]);
+        assert_eq!(view.names, each(&["pg-2"]));
         assert_eq!(view.history.timeline.0, 1, "it did not leave its timeline");
     });
 }
@@ -177,7 +177,7 @@ fn a_sealed_standby_is_promoted_on_a_new_timeline_and_the_old_primary_can_be_jud
         let view = new.until_primary("promoted", |_| true).await;
         println!("promoted after {:?}", begun.elapsed());
         assert_eq!(view.history.timeline.0, 2);
-        assert_eq!(view.names, [id("pg-3")]);
+        assert_eq!(view.names, each(&["pg-3"]));
         assert!(view.history.contains(end), "{:?} contains {end}", view.history);
         assert_eq!(new.server.identity().unwrap().generation, Generation(2));
 
@@ -548,7 +548,7 @@ fn an_override_by_alter_system_is_said_and_never_counts_as_in_force() {
             })
             .await;
         client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
-        primary.until_primary("it is healed", |view| view.names == [id("pg-2")]).await;
+        primary.until_primary("it is healed", |view| view.names == each(&["pg-2"])).await;
         assert_eq!(primary.server.trouble, None);
     });
 }

@@ -6,7 +6,9 @@ use dugong_controller::postgres::Mandate;
 use dugong_machine::{Access, Receiver, Run, Time};
 use dugong_topology::Generation;
 
-use crate::instance::{Instance, as_postgres, cluster_of_two, id, parent_of, server_processes};
+use crate::instance::{
+    Instance, as_postgres, cluster_of_two, each, id, parent_of, server_processes,
+};
 
 /// An open primary and its sync.
 async fn open_cluster() -> (Instance, Instance) {
@@ -19,7 +21,7 @@ async fn open_cluster() -> (Instance, Instance) {
 }
 
 fn mandate() -> Mandate {
-    Mandate { session_until: Time(1), link_until: Time(u64::MAX), open: Some(Generation(1)) }
+    Mandate { session_until: Time(1), link_until: Time::NEVER, open: Some(Generation(1)) }
 }
 
 #[test]
@@ -85,14 +87,14 @@ fn a_primary_comes_to_its_next_controller_while_it_serves() {
         // Seen as it is before anything is wanted of it.
         primary.until("it is looked at", |server| matches!(server.run, Run::Primary(_))).await;
         let view = primary.until_primary("it is open", |_| true).await;
-        assert_eq!((view.access, view.names), (Access::ReadWrite, vec![id("pg-2")]));
+        assert_eq!((view.access, view.names), (Access::ReadWrite, each(&["pg-2"])));
         primary.until_confirmed().await;
         assert_eq!((primary.postmaster(), parent_of(postmaster)), (postmaster, warden));
 
         // It is the new controller's own in every respect.
         primary.downstreams = [id("pg-2")].into();
         primary.primary(&["pg-2", "pg-3"], Access::ReadWrite);
-        let names = [id("pg-2"), id("pg-3")];
+        let names = each(&["pg-2", "pg-3"]);
         primary.until_primary("it takes other names", |view| view.names == names).await;
         primary.kill(postmaster);
         primary.until("its end is seen", |server| server.run == Run::Down).await;

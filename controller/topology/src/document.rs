@@ -30,6 +30,9 @@ pub struct Topology {
     pub began_at: Option<Position>,
     /// None: transitions are automatic.
     pub frozen: Option<Freeze>,
+    /// The primary has no sync, as the operator wanted it: acknowledged writes are on it only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_node: bool,
     /// Why this generation was declared, in words.
     pub reason: Option<String>,
     /// When this generation was declared, RFC 3339 in UTC, by the declarer's clock.
@@ -150,6 +153,7 @@ impl Topology {
             newcomers: Vec::new(),
             began_at: None,
             frozen: None,
+            one_node: false,
             reason: None,
             since: None,
             waiting: None,

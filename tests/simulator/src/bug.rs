@@ -25,6 +25,7 @@ pub enum Bug {
     AsyncTakesOver,
     TopologyBack,
     WordsOutOfOrder,
+    LateDeclaration,
 }
 
 /// A bug as people know it.
@@ -82,6 +83,8 @@ pub const BUGS: &[Known] = &[
           "a controller publishes an older topology again"),
     known(Bug::WordsOutOfOrder, "words-out-of-order",   "store",
           "the store takes words of one session in any order"),
+    known(Bug::LateDeclaration, "late-declaration",     "store",
+          "the store takes a declaration of a controller that has a successor"),
 ];
 
 impl Bug {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use dugong_machine::{
-    Access, Action, Answer, Event, Goal, Presence, Reason, Server, Snapshot, State, Time, step,
+    Access, Action, Answer, Bootstrap, Event, Goal, Presence, Reason, Server, Snapshot, State,
+    Time, step,
 };
 use dugong_topology::{Address, InstanceId, Role};
 
@@ -57,12 +58,16 @@ impl World {
         instance.next_look = now;
         let epoch = instance.epoch;
         let address = Address::loopback(u16::try_from(5_000 + node).expect("few instances"));
+        let mut settings = self.settings;
+        if self.scenario.one_node && node == 0 {
+            settings.bootstrap = Bootstrap::OneNode;
+        }
         let state = State::new(
             self.ids[node].clone(),
             "main".to_owned(),
             address.clone(),
             address,
-            self.settings,
+            settings,
             instance.clock.at(now),
         );
         instance.controller = Some(Controller {
@@ -218,8 +223,14 @@ impl World {
             ToStore::Word(number, word) => {
                 let id = self.ids[node].clone();
                 let kept = if self.has(Bug::WordsOutOfOrder) { u64::MAX } else { number };
-                let taken = self.store.take(self.now, node, &id, kept, word);
+                let taken = self.store.take(self.now, node, &id, (epoch, kept), word);
                 (Channel::Session, ToController::WordTaken { number, taken })
+            }
+            ToStore::Declare(_)
+                if self.store.has_heard_of_a_successor(node, epoch)
+                    && self.bug != Some(Bug::LateDeclaration) =>
+            {
+                return self.tell(|| format!("pg-{} declared that in an earlier life", node + 1));
             }
             ToStore::Declare(declaration) => {
                 let guarded = !self.has(Bug::NoGuard);
@@ -341,6 +352,7 @@ impl World {
     /// Tells the warden until when the server may live.
     fn lend_life(&mut self, node: usize) {
         let until = self.state(node).and_then(State::may_serve_until);
+        let until = until.filter(|until| *until != Time::NEVER);
         let instance = &mut self.instances[node];
         instance.lease = until;
         if let Some(until) = instance.lease

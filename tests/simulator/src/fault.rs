@@ -238,6 +238,8 @@ pub struct Scenario {
     pub seed: u64,
     /// How many instances.
     pub size: usize,
+    /// The first instance begins the cluster alone, and the others come later.
+    pub one_node: bool,
     pub faults: Vec<(When, Fault)>,
 }
 
@@ -269,6 +271,7 @@ impl Scenario {
             };
             at = at.after(Duration::from_millis(pause));
         }
-        Self { seed, size, faults }
+        let one_node = dice.chance(8);
+        Self { seed, size, one_node, faults }
     }
 }

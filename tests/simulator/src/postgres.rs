@@ -5,6 +5,8 @@
 //!
 //! - A commit is written, flushed a little later, sent to the standbys, and acknowledged when all
 //!   names that its WAL senders know of have flushed it.
+//!   In one-node mode it is acknowledged once it is flushed; and so are commits after it, until
+//!   the checkpointer has seen that there are names now.
 //! - Others see it once it is acknowledged; or all of the WAL, acknowledged or not, after a crash,
 //!   a restart or a promotion.
 //! - A standby is only ever checked by timelines and LSNs: WAL of equal numbers and different
@@ -13,7 +15,7 @@
 
 use std::rc::Rc;
 
-use dugong_machine::{Access, Identity, Time, Work};
+use dugong_machine::{Access, Identity, Names, Time, Work};
 use dugong_topology::{History, InstanceId, Lsn, Position, TimelineId};
 
 use crate::moment::Moment;
@@ -23,6 +25,9 @@ pub(crate) type Entry = u32;
 
 /// The first entry that is no client's write.
 pub(crate) const OWN: Entry = 0x8000_0000;
+
+/// The checkpointer's place among the connections that take up new names.
+pub(crate) const CHECKPOINTER: u64 = 0;
 
 /// Whoever waits for a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +94,9 @@ pub(crate) struct Receiver {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Primary {
-    pub names: Vec<InstanceId>,
+    pub names: Names,
+    /// Commits wait for the names: not before the checkpointer has seen that there are any.
+    pub heeded: bool,
     pub access: Access,
     /// Clients may log in: a primary that was started again lets nobody in before it is open.
     pub admits: bool,
@@ -113,7 +120,7 @@ pub(crate) struct Sender {
     /// How much that was.
     pub target: usize,
     /// The synchronous names that it knows of: older than the server's for a moment (R6).
-    pub names: Vec<InstanceId>,
+    pub names: Names,
     pub heard_at: Moment,
 }
 
@@ -128,7 +135,7 @@ pub(crate) struct Server {
     /// While it stops, or is down: where the last record of a primary that stopped in order begins.
     pub(crate) shut_down_at: Option<Position>,
     /// The synchronous names that its configuration file holds.
-    pub configured: Vec<InstanceId>,
+    pub configured: Names,
 }
 
 impl Standby {
@@ -189,7 +196,7 @@ impl Server {
             epoch: 0,
             senders: Vec::new(),
             shut_down_at: None,
-            configured: Vec::new(),
+            configured: Names::Each(Vec::new()),
         }
     }
 
@@ -228,14 +235,15 @@ impl Server {
     /// Whom `sender`'s standby lets go: the WAL that everybody has whom this sender knows to be
     /// waited for. None: nobody waits for that standby.
     pub(crate) fn released_by(&self, ids: &[InstanceId], sender: &Sender) -> Option<usize> {
-        if !sender.names.contains(&ids[sender.standby]) {
+        let Names::Each(names) = &sender.names else { return None };
+        if !names.contains(&ids[sender.standby]) {
             return None;
         }
         let flushed = |name: &InstanceId| {
             let streams = |other: &&Sender| other.streaming && ids[other.standby] == *name;
             self.senders.iter().find(streams).map(|other| other.flushed)
         };
-        sender.names.iter().map(flushed).try_fold(usize::MAX, |least, one| Some(least.min(one?)))
+        names.iter().map(flushed).try_fold(usize::MAX, |least, one| Some(least.min(one?)))
     }
 }
 
@@ -279,7 +287,7 @@ mod tests {
             flushed,
             streaming: true,
             target: 0,
-            names: names.iter().map(|name| ids[*name].clone()).collect(),
+            names: Names::Each(names.iter().map(|name| ids[*name].clone()).collect()),
             heard_at: Moment::default(),
         };
         let mut server = Server::new();
@@ -288,7 +296,7 @@ mod tests {
         assert_eq!(server.released_by(&ids, &server.senders[1]), Some(7), "an older list");
         server.senders.pop();
         assert_eq!(server.released_by(&ids, &server.senders[0]), None, "a name is missing");
-        server.senders[0].names.clear();
+        server.senders[0].names = Names::Each(Vec::new());
         assert_eq!(server.released_by(&ids, &server.senders[0]), None, "nobody is waited for");
     }
 }

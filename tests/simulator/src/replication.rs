@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dugong_machine::Names;
 use dugong_topology::Position;
 
 use crate::bug::Bug;
@@ -9,7 +10,7 @@ use crate::checker::Violation;
 use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
 use crate::network::{Channel, Place};
-use crate::postgres::{Entry, Process, Receiver, Sender, Waiter, lsn};
+use crate::postgres::{CHECKPOINTER, Entry, Process, Receiver, Sender, Waiter, lsn};
 use crate::world::World;
 
 /// `wal_sender_timeout` and `wal_receiver_timeout`.
@@ -39,8 +40,11 @@ impl World {
             self.report_flush(node, &receiver, flushed);
         }
         self.push_wal(node);
-        let alone = self.instances[node].server.senders.is_empty();
-        if alone && self.has(Bug::NamesEmpty) { self.release(node, flushed) } else { Ok(()) }
+        let careless = self.has(Bug::NamesEmpty);
+        let server = &mut self.instances[node].server;
+        let alone = server.senders.is_empty();
+        let waits = server.primary().is_none_or(|primary| primary.heeded);
+        if !waits || (alone && careless) { self.release(node, flushed) } else { Ok(()) }
     }
 
     fn report_flush(&mut self, node: usize, receiver: &Receiver, upto: usize) {
@@ -180,7 +184,7 @@ impl World {
         let now = self.now;
         let names = match &self.instances[node].server.process {
             Process::Primary(primary) => primary.names.clone(),
-            Process::Standby(_) | Process::Down | Process::Busy(..) => Vec::new(),
+            Process::Standby(_) | Process::Down | Process::Busy(..) => Names::Each(Vec::new()),
         };
         let server = &mut self.instances[node].server;
         let history = server.disk.history.clone();
@@ -286,7 +290,11 @@ impl World {
         }
         let Some(primary) = server.primary() else { return };
         let names = primary.names.clone();
-        if let Some(sender) = server.senders.iter_mut().find(|s| s.connection == connection) {
+        if connection == CHECKPOINTER {
+            primary.heeded = names != Names::OneNode;
+            self.poke(node);
+        } else if let Some(sender) = server.senders.iter_mut().find(|s| s.connection == connection)
+        {
             sender.names = names;
             self.poke(node);
         }

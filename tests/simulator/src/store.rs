@@ -1,7 +1,8 @@
 //! The store: its contract and nothing more, with a clock of its own.
 //!
 //! What the contract asks of a backend is all here: a declaration is one transaction with its
-//! guard; the words of one session take effect in the order in which they were said.
+//! guard; the words of one session take effect in the order in which they were said; a controller that has
+//! a successor declares nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ struct Lease {
     until: Option<Moment>,
     /// The number of the last word that was taken.
     last: u64,
+    /// Of the newest controller that said one.
+    epoch: u32,
 }
 
 impl Store {
@@ -58,16 +61,22 @@ impl Store {
         self.snapshot.record()
     }
 
+    /// Whether a later controller of this instance has said a word.
+    pub(crate) fn has_heard_of_a_successor(&self, node: usize, epoch: u32) -> bool {
+        epoch < self.sessions[node].epoch
+    }
+
     /// Takes a word; false: there is no session that it could be about.
     pub(crate) fn take(
         &mut self,
         now: Moment,
         node: usize,
         id: &InstanceId,
-        number: u64,
+        (epoch, number): (u32, u64),
         word: Word,
     ) -> bool {
         let lease = &mut self.sessions[node];
+        lease.epoch = lease.epoch.max(epoch);
         if number <= lease.last {
             return false; // A later one was taken: this one was given up by whoever said it.
         }
@@ -134,6 +143,9 @@ impl Store {
             }
         }
         if let Some(request) = declaration.fulfils {
+            if !self.snapshot.requests.contains_key(&request) && guarded {
+                return Answer::Guarded;
+            }
             self.answer(request, Outcome::Done);
         }
         Answer::Won { at: self.write(declaration.next.clone()) }

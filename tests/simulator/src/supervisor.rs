@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Event, Goal, Identity, PrimaryGoal, PrimaryView, Receiver, Run, Server as Seen,
-    Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits, Work,
+    Access, Data, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run,
+    Server as Seen, Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits,
+    Work,
 };
-use dugong_topology::{Generation, History, InstanceId, Position, TimelineId};
+use dugong_topology::{Generation, History, Position, TimelineId};
 
 use crate::bug::Bug;
 use crate::checker::Violation;
 use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
 use crate::network::{Channel, Place};
-use crate::postgres::{Primary, Process, Sender, Standby, Then, Waiter, lsn};
+use crate::postgres::{CHECKPOINTER, Primary, Process, Sender, Standby, Then, Waiter, lsn};
 use crate::world::World;
 
 /// An observation that says nothing new is repeated this often.
@@ -186,7 +187,10 @@ impl World {
     fn preside(&mut self, node: usize, goal: &PrimaryGoal) {
         self.serve(node, goal.generation);
         let mut names = goal.names.clone();
-        if self.has(Bug::NameBeforeDeclare) && names.len() == 2 {
+        if self.has(Bug::NameBeforeDeclare)
+            && let Names::Each(names) = &mut names
+            && names.len() == 2
+        {
             names.remove(0);
         }
         let server = &mut self.instances[node].server;
@@ -213,7 +217,7 @@ impl World {
     }
 
     /// New names: every WAL sender learns of them a little later.
-    fn put_in_force(&mut self, node: usize, names: Vec<InstanceId>) {
+    fn put_in_force(&mut self, node: usize, names: Names) {
         let server = &mut self.instances[node].server;
         let (epoch, end) = (server.epoch, server.disk.flushed);
         let Some(primary) = server.primary() else { return };
@@ -222,8 +226,8 @@ impl World {
         }
         primary.end_before = end;
         primary.names = names;
-        let senders: Vec<u64> = server.senders.iter().map(|sender| sender.connection).collect();
-        for connection in senders {
+        let senders = server.senders.iter().map(|sender| sender.connection);
+        for connection in senders.chain([CHECKPOINTER]).collect::<Vec<u64>>() {
             // At once, or when a sender that is stuck in its socket gets to it.
             let most = if self.dice.chance(80) { 40 } else { 1_500 };
             let delay = self.dice.between(1, most);
@@ -288,6 +292,7 @@ impl World {
         server.disk.flushed = server.disk.append(&[entry]);
         let visible = server.disk.wal.len();
         server.process = Process::Primary(Box::new(Primary {
+            heeded: server.configured != Names::OneNode,
             names: server.configured.clone(),
             access: Access::ReadOnly,
             admits,
@@ -454,17 +459,19 @@ impl World {
             Some(_) | None => None,
         };
         // Names are in force once no WAL sender goes by older ones (R6).
-        let settled = server.senders.iter().all(|sender| sender.names == primary.names);
+        let known = server.senders.iter().all(|sender| sender.names == primary.names);
+        let settled = known && (primary.heeded || primary.names == Names::OneNode);
         let mut end = server.disk.flushed;
         let names = match self.bug {
             Some(Bug::NameBeforeDeclare) => goal.map_or(&primary.names, |goal| &goal.names).clone(),
             Some(Bug::HalfReloaded) => primary.names.clone(),
             Some(Bug::EndBeforeNames) if settled => {
-                end = if primary.names.len() == 2 { primary.end_before } else { end };
+                let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
+                end = if two { primary.end_before } else { end };
                 primary.names.clone()
             }
             _ if settled => primary.names.clone(),
-            _ => Vec::new(),
+            _ => Names::Each(Vec::new()),
         };
         let row = |sender: &Sender| StandbyRow {
             id: self.ids[sender.standby].clone(),

@@ -8,7 +8,7 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use dugong_machine::{Record, Settings, Time};
+use dugong_machine::{Bootstrap, Record, Settings, Time};
 use dugong_topology::{InstanceId, Revision};
 
 use crate::bug::Bug;
@@ -157,7 +157,7 @@ fn settings(size: usize) -> Settings {
         restart_after: Duration::from_secs(5),
         stuck_after: Duration::from_secs(10),
         forget_after: Duration::from_secs(3_600),
-        bootstrap_size: size,
+        bootstrap: Bootstrap::Of(size),
     }
 }
 
@@ -219,7 +219,8 @@ impl World {
 
     fn prepare(&mut self) {
         for node in 0..self.instances.len() {
-            let at = self.dice.between(0, 300);
+            let late = self.scenario.one_node && node > 0;
+            let at = self.dice.between(0, if late { 8_000 } else { 300 });
             self.after_ms(at, Happening::Begin(node));
             self.after_ms(at, Happening::Keepalive(node));
         }

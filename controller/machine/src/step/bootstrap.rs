@@ -7,7 +7,7 @@ use crate::presence::{Presence, ServerState};
 use crate::record::{Reason, Record};
 use crate::server::{Goal, Identity, Run, Stop};
 use crate::snapshot::Snapshot;
-use crate::state::State;
+use crate::state::{Bootstrap, State};
 
 use super::Decision;
 
@@ -28,7 +28,10 @@ impl State {
             );
         }
         let present: Vec<&Presence> = snapshot.all_present().filter(|p| has_no_part(p)).collect();
-        let needed = self.settings.bootstrap_size;
+        let needed = match self.settings.bootstrap {
+            Bootstrap::Of(size) => size,
+            Bootstrap::OneNode => 1,
+        };
         if present.len() < needed {
             let count = present.len();
             return down().noting(format!("waiting for {needed} instances, {count} present"));
@@ -50,7 +53,10 @@ impl State {
 
     /// Generation 1: the first instance is primary, the next its sync, the others follow.
     fn first_record(&self, identity: &Identity, present: &[&Presence]) -> Record {
-        let mut others = present.iter().map(|p| p.id.clone()).filter(|id| *id != self.me);
+        let one_node = self.settings.bootstrap == Bootstrap::OneNode;
+        // In one-node mode the others join once they replicate.
+        let mut others =
+            present.iter().map(|p| p.id.clone()).filter(|id| !one_node && *id != self.me);
         Record {
             cluster: self.cluster.clone(),
             system_identifier: identity.system_identifier,
@@ -61,7 +67,7 @@ impl State {
             deposed: Vec::new(),
             began_at: identity.made_at,
             frozen: None,
-            one_node: false,
+            one_node,
             reason: Reason::Bootstrap,
         }
     }

@@ -9,7 +9,7 @@ use crate::chain::{is_in_office, office_history, primary_history};
 use crate::event::{Answer, Event};
 use crate::record::Record;
 use crate::request::Outcome;
-use crate::server::{Goal, PrimaryView, Receiver, Run, Server, StandbyView, Waits};
+use crate::server::{Goal, Names, PrimaryView, Receiver, Run, Server, StandbyView, Waits};
 use crate::snapshot::{Declared, Snapshot};
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -213,6 +213,12 @@ impl Office {
             self.sync_dry_since = None;
             self.sync_at = None;
         }
+        if record.is_one_node() {
+            if view.names == Names::OneNode {
+                self.open = Some(record.generation);
+            }
+            return;
+        }
         let row = record.sync.as_ref().and_then(|sync| view.standby(sync));
         let Some(row) = row.filter(|row| row.waits != Waits::NotYet) else {
             self.sync_dry_since = self.sync_dry_since.or(Some(now));
@@ -226,7 +232,7 @@ impl Office {
         }
         // R5: everything that was visible when the office, or the generation, began.
         let bar: Lsn = self.end.max(record.began_at.lsn);
-        let in_force = record.sync.as_slice() == view.names.as_slice();
+        let in_force = view.names == Names::of(record, None);
         if in_force && row.waits == Waits::ForIt && row.flushed >= bar {
             self.open = Some(record.generation);
         }

@@ -10,7 +10,7 @@ use crate::action::{Declaration, Guard};
 use crate::chain::{downstreams_of, newcomers, next_sync};
 use crate::presence::ServerState;
 use crate::record::{Reason, Record};
-use crate::server::{Access, Goal, PrimaryGoal, PrimaryView, Run, Sessions, Stop};
+use crate::server::{Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Sessions, Stop};
 use crate::snapshot::Snapshot;
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -41,7 +41,7 @@ impl State {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting("the server does not answer; it is stopped, so that the sync takes over");
         }
-        if !self.leases.alive_at(now) {
+        if !self.leases.alive_at(now) && !self.has_no_heir() {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting("fenced: neither the store nor the sync confirms the office");
         }
@@ -101,15 +101,20 @@ impl State {
 
     /// A primary that nobody may use yet (R5), with its names in force from the first moment (R6).
     fn closed(&self, snapshot: &Snapshot, record: &Record) -> Goal {
-        let names = record.sync.iter().cloned().collect();
-        self.primary_goal(snapshot, record, names, Access::ReadOnly, Sessions::Stay)
+        self.primary_goal(
+            snapshot,
+            record,
+            Names::of(record, None),
+            Access::ReadOnly,
+            Sessions::Stay,
+        )
     }
 
     fn primary_goal(
         &self,
         snapshot: &Snapshot,
         record: &Record,
-        names: Vec<InstanceId>,
+        names: Names,
         access: Access,
         sessions: Sessions,
     ) -> Goal {
@@ -138,10 +143,10 @@ impl State {
         };
         let unsure = self.declaring.is_some() || self.raced_at.is_some();
         let next = self.another_sync(now, snapshot, record, office);
-        let names: Vec<InstanceId> = match (&self.goal, unsure) {
+        let names = match (&self.goal, unsure) {
             // Which record holds is not known: the names stay as they are (R6).
             (Some(Goal::Primary(goal)), true) => goal.names.clone(),
-            (Some(_) | None, _) => record.sync.iter().chain(&next).cloned().collect(),
+            (Some(_) | None, _) => Names::of(record, next.as_ref()),
         };
         let in_force = view.names == names;
         let decision = Decision {
@@ -221,6 +226,9 @@ impl State {
         }
         if let Some(next) = next {
             return Some(format!("writes wait: {next} becomes the new sync"));
+        }
+        if record.is_one_node() {
+            return None;
         }
         let Some(sync) = &record.sync else {
             return Some("writes wait for a standby that can become the sync".to_owned());

@@ -242,7 +242,7 @@ impl State {
     }
 }
 
-fn frozen(record: &Record) -> Option<String> {
+pub(super) fn frozen(record: &Record) -> Option<String> {
     let frozen = record.frozen.as_ref()?;
     Some(format!("the cluster is frozen by {}: {}", frozen.by, frozen.why))
 }

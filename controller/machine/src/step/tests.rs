@@ -2,6 +2,8 @@
 //! several steps.
 
 mod given;
+mod one_node;
+mod promote;
 mod switchover;
 
 use std::sync::Arc;
@@ -512,6 +514,17 @@ fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
         assert_eq!(said.note.as_deref(), Some("it is somebody else's"), "{name}");
         assert!(matches!(then.goal, None | Some(Goal::Down(_))), "{name}: {:?}", then.goal);
     }
+}
+
+#[test]
+fn nothing_is_asked_of_the_server_before_the_store_knows_the_controller() {
+    let mut new = instance("pg-3", snapshot());
+    new.leases = Leases::default();
+    let looked = Event::Observed(server("pg-3", Run::Down));
+    let new = after(new, NOW, looked);
+    assert_eq!(new.goal, None, "what an earlier controller declared may still win");
+    let known = after(new, NOW, Event::Renewed { begun: NOW });
+    assert!(matches!(known.goal, Some(Goal::Standby(_))), "{:?}", known.goal);
 }
 
 #[test]

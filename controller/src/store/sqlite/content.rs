@@ -114,6 +114,9 @@ pub(super) fn declare(
         return Ok(Err(Refusal::Guarded));
     }
     if let Some(request) = declaration.fulfils {
+        if !requests::is_open(connection, request)? {
+            return Ok(Err(Refusal::Guarded));
+        }
         requests::answer(transaction, request, &Outcome::Done)?;
     }
     let revision = next_revision(connection)?;

@@ -25,8 +25,14 @@ pub(super) fn ask(
         .prepare_cached("SELECT number FROM requests WHERE outcome IS NULL LIMIT 1")?
         .query_row([], |row| row.get(0))
         .optional()?;
-    if let Some(open) = open {
-        return Ok(Err(RequestNumber(count(open)?)));
+    if let Some(open) = open.map(count).transpose()?.map(RequestNumber) {
+        match &what {
+            Ask::Switchover(_) => return Ok(Err(open)),
+            Ask::Promotion(promotion) => {
+                let why = format!("{by} asks {} to become the primary instead", promotion.id);
+                answer(transaction, open, &Outcome::Refused { why })?;
+            }
+        }
     }
     let newest: i64 = connection
         .prepare_cached("SELECT coalesce(MAX(number), 0) FROM requests")?
@@ -38,6 +44,15 @@ pub(super) fn ask(
         .execute((integer(number.0)?, codec::encode(&request)?))?;
     next_revision(connection)?;
     Ok(Ok(number))
+}
+
+/// Whether a request has no outcome yet.
+pub(super) fn is_open(connection: &Connection, request: RequestNumber) -> Result<bool, Trouble> {
+    let open = connection
+        .prepare_cached("SELECT 1 FROM requests WHERE number = ?1 AND outcome IS NULL")?
+        .query_row([integer(request.0)?], |_| Ok(()))
+        .optional()?;
+    Ok(open.is_some())
 }
 
 /// Gives a request its outcome, unless it has one.

@@ -32,7 +32,7 @@ fn settings() -> Settings {
         restart_after: Duration::from_secs(5),
         stuck_after: Duration::from_secs(30),
         forget_after: Duration::from_secs(3600),
-        bootstrap_size: 3,
+        bootstrap: Bootstrap::Of(3),
     }
 }
 
@@ -139,7 +139,7 @@ pub(super) fn primary(names: &[&str]) -> PrimaryView {
     PrimaryView {
         history: history(),
         end: Lsn(END),
-        names: names.iter().map(|name| id(name)).collect(),
+        names: Names::Each(names.iter().map(|name| id(name)).collect()),
         access: Access::ReadWrite,
         in_transaction: None,
         standbys: vec![StandbyRow { id: id("pg-2"), flushed: Lsn(END), waits: Waits::ForIt }],
@@ -201,8 +201,8 @@ pub(super) fn answered(state: &State, answer: Answer) -> Event {
 
 pub(super) fn names_of(state: &State) -> Vec<InstanceId> {
     match &state.goal {
-        Some(Goal::Primary(goal)) => goal.names.clone(),
-        other => panic!("no primary's goal: {other:?}"),
+        Some(Goal::Primary(PrimaryGoal { names: Names::Each(names), .. })) => names.clone(),
+        other => panic!("no names of a primary's goal: {other:?}"),
     }
 }
 

@@ -100,7 +100,7 @@ fn a_switchover_begins_once_its_sync_could_take_over() {
         ("no third instance (R3 d)",      None,         |s| lapse(s, "pg-3"),             is_in("no third instance is there to become the sync of pg-2")),
         ("the sync is away",              None,         |s| lapse(s, "pg-2"),             is_in("pg-2, which would take over, is away")),
         ("an async that is away",         Some("pg-3"), |s| lapse(s, "pg-3"),             is_in("pg-3 is not fit to become the sync")),
-        ("another primary was meant",     None,         |s| { s.requests.values_mut().for_each(|r| { let Ask::Switchover(w) = &mut r.what; w.from = id("pg-3"); }); },
+        ("another primary was meant",     None,         |s| { s.requests.values_mut().for_each(|r| { if let Ask::Switchover(w) = &mut r.what { w.from = id("pg-3") } }); },
                                                                                           is_in("pg-1 has become the primary meanwhile, in place of pg-3")),
     ];
     for (what, to, change, refused) in cases {
