@@ -4,7 +4,7 @@
 //! asked for, at the place where the production code would have got it wrong.
 
 /// One mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bug {
     NoGuard,
     EndBeforeNames,
