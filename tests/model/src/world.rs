@@ -102,7 +102,7 @@ impl World {
             bug,
             ids: Arc::new((0..size).map(name).collect()),
             store: Store::new(size),
-            nodes: vec![Arc::new(node); size],
+            nodes: (0..size).map(|_| Arc::new(node.clone())).collect(),
             troubles: Vec::new(),
             faults: 0,
             written: 0,
