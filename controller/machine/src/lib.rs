@@ -8,6 +8,40 @@
 //! takes in the event, decides by role (`step/primary.rs`, `step/takeover.rs`, …) and asks for
 //! what is not there yet.
 //!
+//! # A failover
+//!
+//! The primary's server dies; pg-1 > pg-2 > pg-3 of generation 7 becomes pg-2 > pg-3 of generation 8.
+//! Each word is an [`Event`] or an [`Action`]; `↯` is what fails.
+//!
+//! ```text
+//!  clients     pg-1 (primary)         store            pg-2 (sync)            pg-3 (async)
+//!     │            │                    │                   │                      │
+//!     │  writes ─► │ ── WAL ───────────────────────────────►│ ── WAL ─────────────►│
+//!     │            ↯ server dies        │                   │                      │
+//!  ═══╪═ writes stop: the proxy holds them ═══════════════════════════════════════════
+//!     │            │ Observed: Down     │                   │                      │
+//!     │            │ Announce: stopped ►│ Snapshot ────────►│ R3: it may take over │
+//!     │            │                    │                   │ Want: Sealed (R4)    │
+//!     │            │                    │                   │ Observed: Sealed     │
+//!     │            │                    │◄ Declare g8, if   │  at the end of its   │
+//!     │            │                    │  pg-1 is stopped  │  WAL, and no further │
+//!     │            │◄───────── Snapshot │ DeclareAnswered: ►│                      │
+//!     │            │ R7: it was deposed │   Won             │ Want: Primary,       │
+//!     │            │                    │ Snapshot ──────────────────────────────► │ Want: Standby
+//!     │            │                    │                   │  closed, waits for   │  of pg-2
+//!     │            │                    │                   │  pg-3 (R6)           │
+//!     │            │                    │                   │ ◄─── streams from pg-2, has it all
+//!     │            │                    │                   │ R5: Want: Primary,   │
+//!     │            │                    │◄ Announce: open   │  open                │
+//!  ═══╪═ writes start: the topology says so, the proxy lets the held ones go ═══════════
+//!     │  writes ───────────────────────────────────────────►│ ── WAL ─────────────►│
+//!     │            │ Want: Copied       │                   │                      │
+//!     │            │  from pg-3, then the last async (R8)   │                      │
+//! ```
+//!
+//! Where nobody is left to say "stopped", pg-2 waits until both leases are dead: the session has
+//! lapsed in the store, and no WAL has come for `link_ttl` and a tenth.
+//!
 //! **Invariant:** nothing here can reach a clock, a thread, a file or a socket. The crate depends
 //! on the topology's words and serde alone. Collections are ordered, because the order of
 //! iteration is part of the result.

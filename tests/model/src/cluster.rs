@@ -12,7 +12,7 @@ use crate::trouble::{Fault, Trouble};
 use crate::world::{Broken, Node, World};
 
 /// What is explored.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Scope {
     /// How many instances.
     pub(crate) size: usize,
@@ -23,7 +23,9 @@ pub(crate) struct Scope {
     /// At most so many writes of clients at any moment, beside one in every second.
     pub(crate) writes: Entry,
     pub(crate) grain: Grain,
-    pub(crate) bug: Option<Bug>,
+    /// The faults that may strike.
+    pub(crate) kinds: Vec<Fault>,
+    pub(crate) bugs: Vec<Bug>,
 }
 
 /// How fine interleavings are.
@@ -70,11 +72,12 @@ impl Cluster {
     ///
     /// It does not become whole by itself, which no exploration could say more about.
     pub(crate) fn of(scope: Scope) -> Result<Self, Box<World>> {
-        let mut cluster = Self { scope, whole: World::new(scope.size, scope.bug) };
+        let whole = World::new(scope.size, scope.bugs.clone());
+        let mut cluster = Self { scope, whole };
         let mut world = cluster.whole.clone();
         for _ in 0..2_000 {
             if world.is_whole() {
-                world.faults = scope.faults;
+                world.faults = cluster.scope.faults;
                 cluster.whole = world;
                 return Ok(cluster);
             }
@@ -251,7 +254,7 @@ impl Model for Cluster {
         // A healthy cluster does the same every second: the first fault comes in the first one.
         let due = world.faults < self.scope.faults || world.now == self.whole.now + 1;
         if world.faults > 0 && due {
-            let faults = Fault::all(self.scope.size).into_iter();
+            let faults = self.scope.kinds.iter().copied();
             steps.extend(faults.filter(|fault| world.can_suffer(*fault)).map(Step::Fault));
         }
     }

@@ -13,10 +13,10 @@ impl World {
     /// One step of the machine, and what it asks for.
     pub(crate) fn feed(&mut self, node: usize, event: Event) {
         let now = self.time();
-        let bug = self.bug;
+        let bugs = self.bugs.clone();
         let Some(controller) = self.controller(node) else { return };
         let (mut after, actions) = step(&controller.state, now, event);
-        lie_to(&mut after, bug);
+        lie_to(&mut after, &bugs);
         forget_what_nobody_needs(&mut after);
         controller.state = after;
         for action in actions {
@@ -122,7 +122,7 @@ impl World {
     /// Whether the store holds something that this instance has not read.
     pub(crate) fn has_news_for(&self, node: usize) -> bool {
         let Some(controller) = &self.nodes[node].controller else { return false };
-        controller.state.snapshot.as_ref() != Some(&self.store.snapshot)
+        controller.heard.as_ref() != Some(&self.store.snapshot)
     }
 
     /// The watch shows the newest snapshot; the topology that follows from it is published.
@@ -132,6 +132,7 @@ impl World {
         let generation = record.map_or_else(Generation::default, |record| record.generation);
         let version = Version { generation, revision: snapshot.revision };
         let Some(controller) = self.controller(node) else { return };
+        controller.heard = Some(snapshot.clone());
         let back = version < std::mem::replace(&mut controller.published, version);
         if back {
             self.broken = self.broken.or(Some(Broken::TopologyWentBack));
@@ -211,8 +212,8 @@ fn forget_what_nobody_needs(state: &mut State) {
 }
 
 /// What a bug makes the machine believe.
-fn lie_to(state: &mut State, bug: Option<Bug>) {
-    if bug == Some(Bug::LinkIgnored) {
+fn lie_to(state: &mut State, bugs: &[Bug]) {
+    if bugs.contains(&Bug::LinkIgnored) {
         state.link_quiet_since = Time::default();
     }
     let generation = state.generation();
@@ -223,9 +224,8 @@ fn lie_to(state: &mut State, bug: Option<Bug>) {
     let Some(office) = &mut state.office else { return };
     // A promotion writes two entries; a server that was started again has more.
     let restarted = office.end.0 > began_at + 3;
-    match bug {
-        Some(Bug::OpenBeforeSync) if !restarted => office.open = Some(generation),
-        Some(Bug::OpenAfterRestart) if restarted => office.open = Some(generation),
-        Some(_) | None => (),
+    let early = if restarted { Bug::OpenAfterRestart } else { Bug::OpenBeforeSync };
+    if bugs.contains(&early) {
+        office.open = Some(generation);
     }
 }

@@ -10,6 +10,7 @@
 
 mod cluster;
 mod controller;
+mod proof;
 mod replication;
 mod server;
 mod store;
@@ -28,6 +29,8 @@ use dugong_simulator::Bug;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 use crate::cluster::{Cluster, Grain, Scope, Step};
+use crate::proof::PROOFS;
+use crate::trouble::Fault;
 use crate::world::World;
 
 /// Explores every interleaving of a small cluster, with the production state machine
@@ -55,9 +58,18 @@ struct Arguments {
     /// Stop after so many minutes, with what was explored until then
     #[arg(long)]
     minutes: Option<u64>,
-    /// With a known mistake, which has to be found: see `simulate --list-bugs`
+    /// Only these faults, each in the words of `--list-faults`
+    #[arg(long, value_name = "FAULT")]
+    only: Vec<String>,
+    /// Every fault there is
+    #[arg(long)]
+    list_faults: bool,
+    /// With known mistakes, which have to be found: see `simulate --list-bugs`
     #[arg(long, value_name = "NAME")]
-    bug: Option<String>,
+    bug: Vec<String>,
+    /// Make known mistakes, one after the other, and see that each is found
+    #[arg(long)]
+    prove: bool,
     /// The shallow states first: takes more memory, finds the shortest way to a violation
     #[arg(long)]
     breadth_first: bool,
@@ -78,28 +90,74 @@ fn main() -> ExitCode {
 }
 
 fn explore(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let bug = arguments.bug.as_deref().map(|name| {
+    let size = usize::from(arguments.instances);
+    if arguments.list_faults {
+        for fault in Fault::all(size) {
+            writeln!(io::stdout(), "{fault}")?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.prove {
+        return prove(arguments.threads);
+    }
+    let bug = |name: &String| {
         Bug::named(name).with_context(|| {
             format!("no bug has the name {name:?}; `simulate --list-bugs` names them")
         })
-    });
+    };
+    let only = |words: &String| {
+        Fault::all(size).into_iter().find(|fault| fault.to_string() == *words).with_context(|| {
+            format!("there is no fault {words:?}; `modelcheck --list-faults` names them")
+        })
+    };
+    let kinds = arguments.only.iter().map(only).collect::<anyhow::Result<Vec<_>>>()?;
     let scope = Scope {
-        size: usize::from(arguments.instances),
+        size,
         faults: arguments.faults,
         span: arguments.span,
         writes: arguments.writes,
         grain: arguments.grain,
-        bug: bug.transpose()?,
+        kinds: if kinds.is_empty() { Fault::all(size) } else { kinds },
+        bugs: arguments.bug.iter().map(bug).collect::<anyhow::Result<_>>()?,
     };
-    let cluster = Cluster::of(scope).map_err(|world| {
-        anyhow::anyhow!("a cluster without faults does not become whole: {world:#?}")
-    })?;
     let mut builder =
-        cluster.checker().threads(arguments.threads).finish_when(HasDiscoveries::AnyFailures);
+        whole(scope)?.checker().threads(arguments.threads).finish_when(HasDiscoveries::AnyFailures);
     if let Some(minutes) = arguments.minutes {
         builder = builder.timeout(Duration::from_secs(minutes * 60));
     }
     if arguments.breadth_first { watch(&builder.spawn_bfs()) } else { watch(&builder.spawn_dfs()) }
+}
+
+fn whole(scope: Scope) -> anyhow::Result<Cluster> {
+    Cluster::of(scope).map_err(|world| {
+        anyhow::anyhow!("a cluster without faults does not become whole: {world:#?}")
+    })
+}
+
+/// Makes each known mistake; status 1 if one is not found.
+fn prove(threads: usize) -> anyhow::Result<ExitCode> {
+    let mut missed = false;
+    for proof in PROOFS {
+        let cluster = whole(proof.scope())?;
+        let builder = cluster.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+        let checker = builder.spawn_bfs().join();
+        let found = checker.discoveries();
+        let broken = checker.model().properties().into_iter().find(|of| {
+            matches!(of.expectation, Expectation::Always) && found.contains_key(of.name)
+        });
+        let (name, states) = (proof.bug.name(), checker.unique_state_count());
+        let mut out = io::stdout();
+        match broken {
+            Some(promise) => {
+                writeln!(out, "{name}: found in {states} states: not so: {}", promise.name)?;
+            }
+            None => {
+                missed = true;
+                writeln!(out, "{name}: NOT FOUND in {states} states")?;
+            }
+        }
+    }
+    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Shows how far it is, then how it ended.

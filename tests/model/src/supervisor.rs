@@ -293,17 +293,15 @@ impl World {
         // Names are in force once no WAL sender goes by older ones (R6).
         let known = server.senders.iter().all(|sender| sender.names == primary.names);
         let settled = known && (primary.heeded || primary.names == Names::OneNode);
-        let mut end = server.disk.wal.len();
-        let names = match self.bug {
-            Some(Bug::NameBeforeDeclare) => goal.map_or(&primary.names, |goal| &goal.names).clone(),
-            Some(Bug::HalfReloaded) => primary.names.clone(),
-            Some(Bug::EndBeforeNames) if settled => {
-                let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
-                end = if two { primary.end_before } else { end };
-                primary.names.clone()
-            }
-            _ if settled => primary.names.clone(),
-            _ => Names::Each(Vec::new()),
+        let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
+        let early = self.has(Bug::EndBeforeNames) && two;
+        let end = if early { primary.end_before } else { server.disk.wal.len() };
+        let names = if self.has(Bug::NameBeforeDeclare) {
+            goal.map_or(&primary.names, |goal| &goal.names).clone()
+        } else if settled || self.has(Bug::HalfReloaded) {
+            primary.names.clone()
+        } else {
+            Names::Each(Vec::new())
         };
         let row = |sender: &Sender| StandbyRow {
             id: self.ids[sender.standby].clone(),

@@ -14,8 +14,8 @@ pub(crate) enum Fault {
     KillController(usize),
     /// It lasts until it is healed.
     Begins(Trouble),
-    /// No fault, but as good a reason for a change.
-    Switchover,
+    /// No fault, but as good a reason for a change: to the sync, or by way of it to another one.
+    Switchover(Option<usize>),
 }
 
 /// Something that is wrong, for a while.
@@ -37,8 +37,9 @@ pub(crate) enum Trouble {
 impl Fault {
     /// Every fault that a cluster of `size` can have.
     pub(crate) fn all(size: usize) -> Vec<Self> {
-        let mut all = vec![Self::Switchover, Self::Begins(Trouble::StoreDown)];
+        let mut all = vec![Self::Switchover(None), Self::Begins(Trouble::StoreDown)];
         for node in 0..size {
+            all.push(Self::Switchover(Some(node)));
             all.extend([Self::KillServer(node), Self::KillController(node)]);
             let troubles = [
                 Trouble::Isolated(node),
@@ -97,7 +98,7 @@ impl World {
             Fault::KillServer(node) => self.nodes[node].server.is_up(),
             Fault::KillController(node) => self.nodes[node].controller.is_some(),
             Fault::Begins(trouble) => !self.suffers(trouble),
-            Fault::Switchover => {
+            Fault::Switchover(_) => {
                 let snapshot = &self.store.snapshot;
                 snapshot.requests.is_empty() && snapshot.outcomes.is_empty()
             }
@@ -126,11 +127,12 @@ impl World {
                 self.troubles.push(trouble);
                 self.troubles.sort();
             }
-            Fault::Switchover => {
+            Fault::Switchover(to) => {
                 if let Some(record) = self.store.record() {
                     let from = record.primary.clone();
                     let (drain, deadline) = (Duration::from_secs(1), Duration::from_secs(3));
-                    self.store.ask(Ask::Switchover(Switchover { from, to: None, drain, deadline }));
+                    let to = to.map(|to| self.ids[to].clone());
+                    self.store.ask(Ask::Switchover(Switchover { from, to, drain, deadline }));
                 }
             }
         }
@@ -172,7 +174,8 @@ impl fmt::Display for Fault {
             Self::KillServer(node) => write!(f, "pg-{}: server killed", node + 1),
             Self::KillController(node) => write!(f, "pg-{}: controller killed", node + 1),
             Self::Begins(trouble) => write!(f, "{trouble}"),
-            Self::Switchover => f.write_str("switchover asked for"),
+            Self::Switchover(None) => f.write_str("switchover asked for"),
+            Self::Switchover(Some(to)) => write!(f, "switchover to pg-{} asked for", to + 1),
         }
     }
 }

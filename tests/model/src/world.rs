@@ -8,7 +8,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dugong_machine::{Answer, Bootstrap, Declaration, Goal, Presence, Settings, State, Time};
+use dugong_machine::{
+    Answer, Bootstrap, Declaration, Goal, Presence, Settings, Snapshot, State, Time,
+};
 use dugong_simulator::Bug;
 use dugong_topology::{Address, InstanceId, Revision, Version};
 
@@ -20,7 +22,7 @@ use crate::trouble::Trouble;
 pub(crate) struct World {
     /// Seconds.
     pub(crate) now: u32,
-    pub(crate) bug: Option<Bug>,
+    pub(crate) bugs: Arc<Vec<Bug>>,
     pub(crate) ids: Arc<Vec<InstanceId>>,
     pub(crate) store: Store,
     pub(crate) nodes: Vec<Arc<Node>>,
@@ -76,6 +78,8 @@ pub(crate) struct Controller {
     /// The life in which its server died as a primary.
     pub(crate) died_in: Option<u32>,
     pub(crate) published: Version,
+    /// What the watch showed last.
+    pub(crate) heard: Option<Arc<Snapshot>>,
 }
 
 fn settings(size: usize) -> Settings {
@@ -92,14 +96,14 @@ fn settings(size: usize) -> Settings {
 
 impl World {
     /// Nothing but empty machines.
-    pub(crate) fn new(size: usize, bug: Option<Bug>) -> Self {
+    pub(crate) fn new(size: usize, bugs: Vec<Bug>) -> Self {
         let name = |node: usize| format!("pg-{}", node + 1).parse().expect("it is an id");
         let server = Arc::new(Server::new());
         let print = Print::default();
         let node = Node { server, controller: None, epoch: 0, late: None, print };
         Self {
             now: 0,
-            bug,
+            bugs: Arc::new(bugs),
             ids: Arc::new((0..size).map(name).collect()),
             store: Store::new(size),
             nodes: (0..size).map(|_| Arc::new(node.clone())).collect(),
@@ -149,7 +153,7 @@ impl World {
     }
 
     pub(crate) fn has(&self, bug: Bug) -> bool {
-        self.bug == Some(bug)
+        self.bugs.contains(&bug)
     }
 
     /// A controller that knows nothing yet.
@@ -168,6 +172,7 @@ impl World {
             renewed: None,
             died_in: None,
             published: Version::default(),
+            heard: None,
         };
         let node = self.node(node);
         node.epoch += 1;
