@@ -4,6 +4,7 @@
 mod given;
 mod one_node;
 mod promote;
+mod rows;
 mod switchover;
 
 use std::sync::Arc;
