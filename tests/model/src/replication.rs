@@ -124,8 +124,11 @@ impl World {
         disk.follow(&history);
     }
 
+    /// A standby says how far it has flushed; to another standby that matters to nobody.
     pub(crate) fn may_report(&self, node: usize) -> bool {
-        self.linked_upstream(node).is_some_and(|upstream| {
+        let upstream = self.linked_upstream(node);
+        let primary = upstream.filter(|it| self.nodes[*it].server.primary().is_some());
+        primary.is_some_and(|upstream| {
             let sender =
                 sender_to(&self.nodes[upstream].server, node, self.nodes[node].server.life);
             let flushed = self.nodes[node].server.disk.wal.len();
@@ -136,7 +139,6 @@ impl World {
         })
     }
 
-    /// A standby says how far it has flushed.
     pub(crate) fn report(&mut self, node: usize) {
         let Some(upstream) = self.linked_upstream(node) else { return };
         let flushed = self.nodes[node].server.disk.wal.len();

@@ -14,7 +14,7 @@ use crate::client::View;
 use crate::happening::{Happening, Message, ToController, ToProxy, ToStore};
 use crate::moment::Moment;
 use crate::network::{Channel, Place};
-use crate::postgres::Waiter;
+use crate::postgres::{Primary, Waiter};
 use crate::store::Word;
 use crate::world::{SESSION_TTL, World};
 
@@ -324,7 +324,9 @@ impl World {
         let begun = self.instances[node].clock.at(self.now);
         let instance = &mut self.instances[node];
         let server_epoch = instance.server.epoch;
-        let open = instance.server.primary().is_some_and(|p| p.access == Access::ReadWrite);
+        // One node: its commits wait for nobody, and confirm nothing.
+        let confirms = |p: &mut Primary| p.access == Access::ReadWrite && p.heeded;
+        let open = instance.server.primary().is_some_and(confirms);
         let Some(controller) = &mut instance.controller else { return };
         let asleep = instance.server_paused > self.now;
         if open && !asleep && controller.beating != Some(server_epoch) {
