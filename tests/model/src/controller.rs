@@ -1,12 +1,10 @@
 //! The production machine of each instance, driven step by step.
 
-use std::sync::Arc;
-
-use dugong_machine::{Action, Event, Goal, Presence, Server as Seen, Snapshot, State, Time, step};
-use dugong_simulator::Bug;
+use dugong_machine::{Action, Event, Goal, Presence, Server as Seen, State, Time, step};
+use dugong_simulator::contract::Guarded;
+use dugong_simulator::{Bug, lie};
 use dugong_topology::{Generation, Version};
 
-use crate::store::Guarded;
 use crate::world::{Broken, Controller, World};
 
 impl World {
@@ -16,7 +14,7 @@ impl World {
         let bugs = self.bugs.clone();
         let Some(controller) = self.controller(node) else { return };
         let (mut after, actions) = step(&controller.state, now, event);
-        lie_to(&mut after, &bugs);
+        lie::make_hasty(&mut after, |made| bugs.contains(&made));
         forget_what_nobody_needs(&mut after);
         controller.state = after;
         for action in actions {
@@ -137,24 +135,10 @@ impl World {
         if back {
             self.broken = self.broken.or(Some(Broken::TopologyWentBack));
         }
-        let told = if self.has(Bug::AsyncTakesOver) { self.usurped(node) } else { snapshot };
+        let me = &self.ids[node];
+        let usurps = self.has(Bug::AsyncTakesOver);
+        let told = if usurps { lie::usurped(&snapshot, me).into() } else { snapshot };
         self.feed(node, Event::Snapshot(told));
-    }
-
-    /// The snapshot as an async would like it: itself in the place of a sync that is away.
-    fn usurped(&self, node: usize) -> Arc<Snapshot> {
-        let (snapshot, me) = (&self.store.snapshot, &self.ids[node]);
-        let mut lie = Snapshot::clone(snapshot);
-        if let Some(declared) = &mut lie.declared
-            && declared.record.asyncs.contains(me)
-            && let Some(sync) = declared.record.sync.clone()
-            && snapshot.present(&sync).is_none()
-        {
-            declared.record.asyncs.retain(|id| id != me);
-            declared.record.asyncs.push(sync);
-            declared.record.sync = Some(me.clone());
-        }
-        Arc::new(lie)
     }
 
     /// The warden: ends a primary whose lease is over, whatever its controller does.
@@ -208,24 +192,5 @@ fn forget_what_nobody_needs(state: &mut State) {
     if let Some((said, at)) = &mut state.said {
         said.position = position;
         *at = Time::default();
-    }
-}
-
-/// What a bug makes the machine believe.
-fn lie_to(state: &mut State, bugs: &[Bug]) {
-    if bugs.contains(&Bug::LinkIgnored) {
-        state.link_quiet_since = Time::default();
-    }
-    let generation = state.generation();
-    let Some(record) = state.snapshot.as_ref().and_then(|snapshot| snapshot.record()) else {
-        return;
-    };
-    let began_at = record.began_at.lsn.0;
-    let Some(office) = &mut state.office else { return };
-    // A promotion writes two entries; a server that was started again has more.
-    let restarted = office.end.0 > began_at + 3;
-    let early = if restarted { Bug::OpenAfterRestart } else { Bug::OpenBeforeSync };
-    if bugs.contains(&early) {
-        office.open = Some(generation);
     }
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use dugong_machine::{
-    Answer, Ask, Declaration, Declared, Guard, Instance, Outcome, Presence, Record, Request,
-    RequestNumber, ServerState, Session, Snapshot,
+    Answer, Ask, Declaration, Declared, Instance, Outcome, Presence, Record, Request,
+    RequestNumber, Session, Snapshot,
 };
+use dugong_simulator::contract::{self, Guarded};
 use dugong_topology::{InstanceId, Revision};
 
 /// Seconds that a session lives without a renewal.
@@ -21,13 +22,6 @@ pub(crate) struct Store {
     pub(crate) until: Vec<Option<u32>>,
     /// The newest controller of each instance that said a word.
     heard_of: Vec<u8>,
-}
-
-/// Whether the guard of a declaration is looked at, as it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Guarded {
-    Yes,
-    No,
 }
 
 impl Store {
@@ -82,12 +76,9 @@ impl Store {
         if epoch < self.heard_of[node] {
             return None;
         }
-        let at = self.snapshot.declared.as_ref().map(|declared| declared.revision);
-        if at != declaration.at {
-            return Some(Answer::Raced);
-        }
-        if guarded == Guarded::Yes && !self.holds(declaration) {
-            return Some(Answer::Guarded);
+        let refusal = contract::refusal(&self.snapshot, declaration, guarded);
+        if refusal.is_some() {
+            return refusal;
         }
         if let Some(request) = declaration.fulfils {
             self.answer(request, Outcome::Done);
@@ -100,22 +91,6 @@ impl Store {
         Some(Answer::Won { at: revision })
     }
 
-    fn holds(&self, declaration: &Declaration) -> bool {
-        let guard = match &declaration.guard {
-            Guard::None => true,
-            Guard::AbsentOrStopped(id) => {
-                let word = self.snapshot.present(id);
-                word.is_none_or(|presence| presence.server == ServerState::Stopped)
-            }
-            Guard::HandedOver { by, request } => {
-                let word = self.snapshot.present(by).and_then(|presence| presence.hands_over);
-                word.is_some_and(|word| word.request == *request)
-            }
-        };
-        let open = |request| self.snapshot.requests.contains_key(&request);
-        guard && declaration.fulfils.is_none_or(open)
-    }
-
     pub(crate) fn ask(&mut self, what: Ask) {
         let number = RequestNumber(1);
         let request = Request { number, by: "the model".to_owned(), asked_unix_ms: 0, what };
@@ -124,10 +99,6 @@ impl Store {
 
     /// The first outcome stays.
     pub(crate) fn answer(&mut self, request: RequestNumber, outcome: Outcome) {
-        if self.snapshot.requests.contains_key(&request) {
-            let snapshot = self.edit();
-            snapshot.requests.remove(&request);
-            snapshot.outcomes.insert(request, outcome);
-        }
+        contract::answer(self.edit(), request, outcome);
     }
 }

@@ -4,7 +4,7 @@ use dugong_machine::{
     Access, Data, Goal, Identity, Names, PrimaryGoal, PrimaryView, Run, Server as Seen, Sessions,
     StandbyGoal, StandbyRow, Stop, SystemIdentifier, Waits, Work,
 };
-use dugong_simulator::Bug;
+use dugong_simulator::{Bug, lie};
 use dugong_topology::{Generation, History, Position, TimelineId};
 
 use crate::server::{OWN, Primary, Process, Sender, Standby, Then, Waiter, lsn};
@@ -148,13 +148,7 @@ impl World {
 
     fn preside(&mut self, node: usize, goal: &PrimaryGoal) {
         self.serve(node, goal.generation);
-        let mut names = goal.names.clone();
-        if self.has(Bug::NameBeforeDeclare)
-            && let Names::Each(names) = &mut names
-            && names.len() == 2
-        {
-            names.remove(0);
-        }
+        let names = lie::names_to_put(goal.names.clone(), |bug| self.has(bug));
         if self.nodes[node].server.configured != names {
             self.server(node).configured = names.clone();
         }
@@ -296,13 +290,8 @@ impl World {
         let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
         let early = self.has(Bug::EndBeforeNames) && two;
         let end = if early { primary.end_before } else { server.disk.wal.len() };
-        let names = if self.has(Bug::NameBeforeDeclare) {
-            goal.map_or(&primary.names, |goal| &goal.names).clone()
-        } else if settled || self.has(Bug::HalfReloaded) {
-            primary.names.clone()
-        } else {
-            Names::Each(Vec::new())
-        };
+        let wanted = goal.map(|goal| &goal.names);
+        let names = lie::names_in_force(wanted, &primary.names, settled, |bug| self.has(bug));
         let row = |sender: &Sender| StandbyRow {
             id: self.ids[sender.standby].clone(),
             flushed: lsn(sender.flushed),

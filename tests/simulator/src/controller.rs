@@ -6,12 +6,14 @@ use dugong_machine::{
     Access, Action, Answer, Bootstrap, Event, Goal, Presence, Reason, Server, Snapshot, State,
     Time, step,
 };
-use dugong_topology::{Address, InstanceId, Role};
+use dugong_topology::Address;
 
 use crate::bug::Bug;
 use crate::checker::Violation;
 use crate::client::View;
+use crate::contract::Guarded;
 use crate::happening::{Happening, Message, ToController, ToProxy, ToStore};
+use crate::lie;
 use crate::moment::Moment;
 use crate::network::{Channel, Place};
 use crate::postgres::{Primary, Waiter};
@@ -115,10 +117,8 @@ impl World {
         let Some(controller) = &mut self.instances[node].controller else { return Ok(()) };
         let Some(before) = controller.state.take() else { return Ok(()) };
         let (mut after, actions) = step(&before, now, event);
-        open_early(&mut after, self.bug);
-        if self.bug == Some(Bug::LinkIgnored) {
-            after.link_quiet_since = Time::default();
-        }
+        let bug = self.bug;
+        lie::make_hasty(&mut after, |made| bug == Some(made));
         controller.state = Some(after);
         self.counts.steps += 1;
         self.tell_role(node, &before);
@@ -233,7 +233,7 @@ impl World {
                 return self.tell(|| format!("pg-{} declared that in an earlier life", node + 1));
             }
             ToStore::Declare(declaration) => {
-                let guarded = !self.has(Bug::NoGuard);
+                let guarded = if self.has(Bug::NoGuard) { Guarded::No } else { Guarded::Yes };
                 let answer = self.store.declare(&declaration, guarded);
                 self.tell(|| format!("the store answers pg-{}: {answer:?}", node + 1));
                 let won = matches!(answer, Answer::Won { .. });
@@ -406,7 +406,7 @@ impl World {
     fn as_told(&self, node: usize, event: Event) -> Event {
         match (event, self.bug) {
             (Event::Snapshot(snapshot), Some(Bug::AsyncTakesOver)) => {
-                Event::Snapshot(usurped(&snapshot, &self.ids[node]))
+                Event::Snapshot(lie::usurped(&snapshot, &self.ids[node]).into())
             }
             (event, _) => event,
         }
@@ -426,35 +426,4 @@ impl World {
             self.tell(|| format!("pg-{} knows: {role} in g{generation}", node + 1));
         }
     }
-}
-
-/// A primary that does not wait for its sync (R5).
-fn open_early(state: &mut State, bug: Option<Bug>) {
-    let generation = state.generation();
-    let Some(office) = &mut state.office else { return };
-    let Some(record) = state.snapshot.as_ref().and_then(|snapshot| snapshot.record()) else {
-        return;
-    };
-    // A promotion writes two entries; a server that was started again has more.
-    let restarted = office.end.0 > record.began_at.lsn.0 + 3;
-    match bug {
-        Some(Bug::OpenBeforeSync) if !restarted => office.open = Some(generation),
-        Some(Bug::OpenAfterRestart) if restarted => office.open = Some(generation),
-        Some(_) | None => (),
-    }
-}
-
-/// The snapshot as an async would like it: itself in the place of a sync that is away.
-fn usurped(snapshot: &Arc<Snapshot>, me: &InstanceId) -> Arc<Snapshot> {
-    let mut lie = Snapshot::clone(snapshot);
-    let present = |id: &InstanceId| snapshot.present(id).is_some();
-    if let Some(declared) = &mut lie.declared
-        && declared.record.role_of(me) == Some(Role::Async)
-        && let Some(sync) = declared.record.sync.clone().filter(|sync| !present(sync))
-    {
-        declared.record.asyncs.retain(|id| id != me);
-        declared.record.asyncs.push(sync);
-        declared.record.sync = Some(me.clone());
-    }
-    Arc::new(lie)
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{
-    Answer, Ask, Declaration, Declared, Guard, Instance, Outcome, Presence, Record, Request,
-    RequestNumber, ServerState, Session, Snapshot,
+    Answer, Ask, Declaration, Declared, Instance, Outcome, Presence, Record, Request,
+    RequestNumber, Session, Snapshot,
 };
 use dugong_topology::{Freeze, InstanceId, Revision};
 
+use crate::contract::{self, Guarded};
 use crate::moment::Moment;
 
 /// What an instance asks on its session.
@@ -123,29 +124,12 @@ impl Store {
         }
     }
 
-    /// One compare-and-swap. `guarded`: the guard is looked at, as it must be.
-    pub(crate) fn declare(&mut self, declaration: &Declaration, guarded: bool) -> Answer {
-        let at = self.snapshot.declared.as_ref().map(|declared| declared.revision);
-        if at != declaration.at {
-            return Answer::Raced;
-        }
-        if let Guard::AbsentOrStopped(id) = &declaration.guard
-            && let Some(presence) = self.snapshot.present(id)
-            && presence.server != ServerState::Stopped
-            && guarded
-        {
-            return Answer::Guarded;
-        }
-        if let Guard::HandedOver { by, request } = &declaration.guard {
-            let word = self.snapshot.present(by).and_then(|presence| presence.hands_over);
-            if word.is_none_or(|word| word.request != *request) && guarded {
-                return Answer::Guarded;
-            }
+    /// One compare-and-swap.
+    pub(crate) fn declare(&mut self, declaration: &Declaration, guarded: Guarded) -> Answer {
+        if let Some(refusal) = contract::refusal(&self.snapshot, declaration, guarded) {
+            return refusal;
         }
         if let Some(request) = declaration.fulfils {
-            if !self.snapshot.requests.contains_key(&request) && guarded {
-                return Answer::Guarded;
-            }
             self.answer(request, Outcome::Done);
         }
         Answer::Won { at: self.write(declaration.next.clone()) }
@@ -165,9 +149,7 @@ impl Store {
     /// The first outcome stays.
     pub(crate) fn answer(&mut self, request: RequestNumber, outcome: Outcome) {
         if self.snapshot.requests.contains_key(&request) {
-            let snapshot = self.edit();
-            snapshot.requests.remove(&request);
-            snapshot.outcomes.insert(request, outcome);
+            contract::answer(self.edit(), request, outcome);
         }
     }
 

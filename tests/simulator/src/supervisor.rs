@@ -13,6 +13,7 @@ use crate::bug::Bug;
 use crate::checker::Violation;
 use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
+use crate::lie;
 use crate::network::{Channel, Place};
 use crate::postgres::{CHECKPOINTER, Primary, Process, Sender, Standby, Then, Waiter, lsn};
 use crate::world::World;
@@ -186,13 +187,7 @@ impl World {
 
     fn preside(&mut self, node: usize, goal: &PrimaryGoal) {
         self.serve(node, goal.generation);
-        let mut names = goal.names.clone();
-        if self.has(Bug::NameBeforeDeclare)
-            && let Names::Each(names) = &mut names
-            && names.len() == 2
-        {
-            names.remove(0);
-        }
+        let names = lie::names_to_put(goal.names.clone(), |bug| self.has(bug));
         let server = &mut self.instances[node].server;
         server.configured.clone_from(&names);
         match &mut server.process {
@@ -461,18 +456,11 @@ impl World {
         // Names are in force once no WAL sender goes by older ones (R6).
         let known = server.senders.iter().all(|sender| sender.names == primary.names);
         let settled = known && (primary.heeded || primary.names == Names::OneNode);
-        let mut end = server.disk.flushed;
-        let names = match self.bug {
-            Some(Bug::NameBeforeDeclare) => goal.map_or(&primary.names, |goal| &goal.names).clone(),
-            Some(Bug::HalfReloaded) => primary.names.clone(),
-            Some(Bug::EndBeforeNames) if settled => {
-                let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
-                end = if two { primary.end_before } else { end };
-                primary.names.clone()
-            }
-            _ if settled => primary.names.clone(),
-            _ => Names::Each(Vec::new()),
-        };
+        let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
+        let early = self.has(Bug::EndBeforeNames) && settled && two;
+        let end = if early { primary.end_before } else { server.disk.flushed };
+        let wanted = goal.map(|goal| &goal.names);
+        let names = lie::names_in_force(wanted, &primary.names, settled, |bug| self.has(bug));
         let row = |sender: &Sender| StandbyRow {
             id: self.ids[sender.standby].clone(),
             flushed: lsn(sender.flushed),
