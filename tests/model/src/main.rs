@@ -145,7 +145,8 @@ fn prove(threads: usize) -> anyhow::Result<ExitCode> {
         let broken = checker.model().properties().into_iter().find(|of| {
             matches!(of.expectation, Expectation::Always) && found.contains_key(of.name)
         });
-        let (name, states) = (proof.bug.name(), checker.unique_state_count());
+        let name = proof.bugs.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(" with ");
+        let states = checker.unique_state_count();
         let mut out = io::stdout();
         match broken {
             Some(promise) => {
