@@ -7,6 +7,7 @@
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `promote` | the operator's override |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
+//! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod failover;
 mod one_node;
 mod promote;
 mod resume;
+mod store;
 mod switchover;
 mod warden;
 

@@ -92,6 +92,11 @@ impl Cluster {
         self.directory.path().join("cluster")
     }
 
+    /// The store that all controllers share.
+    pub fn store(&self) -> PathBuf {
+        self.dir().join("store.db")
+    }
+
     /// The launcher's pid.
     pub fn launcher(&self) -> Pid {
         self.up.as_ref().expect("the cluster runs").id()
