@@ -141,3 +141,8 @@ async fn eventually_stays(writer: &Writer, acknowledged: u64) {
 async fn locked_while_the_sync_is_lost() {
     without_its_sync(Locked::hold, Locked::release).await;
 }
+
+#[tokio::test]
+async fn moved_away_while_the_sync_is_lost() {
+    without_its_sync(Hidden::hide, Hidden::put_back).await;
+}
