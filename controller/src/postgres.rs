@@ -17,6 +17,7 @@
 mod configuration;
 mod control;
 mod data_dir;
+mod greeting;
 mod heartbeat;
 mod helper;
 mod layout;

@@ -5,6 +5,7 @@
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
+//! | `pauses` | single processes of a server are stopped, and go on |
 //! | `promote` | the operator's override |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `store` | the store is away for a while |
@@ -16,6 +17,7 @@
 mod bootstrap;
 mod failover;
 mod one_node;
+mod pauses;
 mod promote;
 mod resume;
 mod store;

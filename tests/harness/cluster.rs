@@ -271,6 +271,14 @@ impl Instance {
         pids.filter(|pid| *pid == postmaster || parent_of(*pid) == Some(postmaster)).collect()
     }
 
+    /// The server's process of that kind, as it calls itself: "walsender", "checkpointer".
+    pub fn server_process(&self, kind: &str) -> Option<Pid> {
+        self.server_processes().into_iter().find(|pid| {
+            let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            title.starts_with("postgres:") && title.split([' ', '\0']).any(|word| word == kind)
+        })
+    }
+
     /// The pid of the instance's controller; none while it has none.
     pub fn controller(&self) -> Option<Pid> {
         first_number(&self.directory.join("controller.pid")).filter(|pid| is_running(*pid))
