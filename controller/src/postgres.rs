@@ -17,6 +17,7 @@
 mod configuration;
 mod control;
 mod data_dir;
+mod greeting;
 mod heartbeat;
 mod helper;
 mod layout;
@@ -38,12 +39,12 @@ mod supervisor;
 pub mod warden;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{Goal, Server, Time};
-use dugong_topology::{Address, InstanceId};
+use dugong_topology::{Address, Generation, InstanceId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -129,6 +130,15 @@ pub enum StartError {
     SocketPath { path: PathBuf },
     #[error("processes cannot be started: {0}")]
     Spawner(std::io::Error),
+}
+
+/// Whether the data in the instance directory `dir` has served a cluster (R10). Data that cannot be
+/// read counts as such.
+pub fn has_served(dir: &Path) -> bool {
+    match data_dir::read_identity(&layout::data(dir)) {
+        Ok(identity) => identity.is_some_and(|own| own.generation > Generation::default()),
+        Err(_unreadable) => true,
+    }
 }
 
 /// Takes the instance's directory and starts the task that owns its server.

@@ -121,8 +121,13 @@ async fn control(config: Config) -> Result<(), Failure> {
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
     let StoreBackend::Sqlite { path } = &config.store.backend;
-    let store = SqliteStore::open(path, config.instance.clone(), config.store.session_ttl)
-        .map_err(Failure::runtime)?;
+    let open = if postgres::has_served(&config.dir) {
+        SqliteStore::open_existing
+    } else {
+        SqliteStore::open
+    };
+    let store =
+        open(path, config.instance.clone(), config.store.session_ttl).map_err(Failure::runtime)?;
     let store: Arc<dyn Store> = Arc::new(store);
     let metrics =
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;

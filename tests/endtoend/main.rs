@@ -5,8 +5,10 @@
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `failover` | each process is lost, and comes back |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
+//! | `pauses` | single processes of a server are stopped, and go on |
 //! | `promote` | the operator's override |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
+//! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
 #![forbid(unsafe_code)]
@@ -15,8 +17,10 @@
 mod bootstrap;
 mod failover;
 mod one_node;
+mod pauses;
 mod promote;
 mod resume;
+mod store;
 mod switchover;
 mod warden;
 

@@ -118,6 +118,14 @@ impl Writer {
         .await;
     }
 
+    /// Waits for `time`, in which rows are acknowledged with no pause longer than `at_most`.
+    pub async fn goes_on_for(&self, time: Duration, at_most: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.goes_on(1, at_most).await;
+        }
+    }
+
     /// Ends the writing and looks which rows are there.
     pub async fn stop(self) -> Report {
         self.stop.store(true, Ordering::Relaxed);

@@ -92,6 +92,11 @@ impl Cluster {
         self.directory.path().join("cluster")
     }
 
+    /// The store that all controllers share.
+    pub fn store(&self) -> PathBuf {
+        self.dir().join("store.db")
+    }
+
     /// The launcher's pid.
     pub fn launcher(&self) -> Pid {
         self.up.as_ref().expect("the cluster runs").id()
@@ -264,6 +269,14 @@ impl Instance {
         let entries = fs::read_dir("/proc").expect("/proc is there").map_while(Result::ok);
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(|pid| *pid == postmaster || parent_of(*pid) == Some(postmaster)).collect()
+    }
+
+    /// The server's process of that kind, as it calls itself: "walsender", "checkpointer".
+    pub fn server_process(&self, kind: &str) -> Option<Pid> {
+        self.server_processes().into_iter().find(|pid| {
+            let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            title.starts_with("postgres:") && title.split([' ', '\0']).any(|word| word == kind)
+        })
     }
 
     /// The pid of the instance's controller; none while it has none.

@@ -51,7 +51,7 @@ impl Layout {
         }
         let lock = Lock::take(&dir.join(LOCK_FILE))?;
         let layout = Self {
-            data: dir.join("data"),
+            data: data(&dir),
             data_new: dir.join("data.new"),
             data_old: dir.join("data.old"),
             data_lost: dir.join("data.lost"),
@@ -76,6 +76,11 @@ impl Layout {
     pub(super) fn passfile(&self) -> PathBuf {
         self.run.join("replication.pgpass")
     }
+}
+
+/// The data directory of the instance directory `dir`.
+pub(super) fn data(dir: &Path) -> PathBuf {
+    dir.join("data")
 }
 
 /// Every directory in `dir`, free of symbolic links, that a server process may work in.

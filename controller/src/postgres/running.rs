@@ -19,6 +19,7 @@ use super::Settings;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError, Session, literal};
 use super::data_dir::{self, StartsAs};
+use super::greeting::Greeter;
 use super::layout::Layout;
 use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, see_sessions_off};
 use super::names::Names;
@@ -47,6 +48,7 @@ pub(super) struct Running {
     pub(super) role: StartsAs,
     pub(super) begun: Instant,
     pub(super) door: Door,
+    greeter: Greeter,
     session: Option<Session>,
     probe: Option<ReplayProbe>,
     /// What `dugong.conf` says.
@@ -74,6 +76,7 @@ impl Running {
             postmaster,
             role,
             begun: Instant::now(),
+            greeter: Greeter::start(door.clone()),
             door,
             session: None,
             probe: None,
@@ -108,6 +111,7 @@ impl Running {
         data: &mut Data,
         goal: Option<&Goal>,
     ) -> Result<Run, LookError> {
+        self.greeter.check()?;
         let in_recovery = is_in_recovery(self.session().await?).await?;
         if let Some(generation) = goal.and_then(generation_of) {
             see_generation(place.layout, data, generation)?;

@@ -79,6 +79,20 @@ impl SqliteStore {
         Self::start(path, Missing::Create, Some((instance, session_ttl)))
     }
 
+    /// The same for an instance whose data has served: its store was there, and one that is missing
+    /// is waited for. An empty one in its place would be another store, which nobody else believes.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file, or it cannot be used, in words.
+    pub fn open_existing(
+        path: &Path,
+        instance: InstanceId,
+        session_ttl: Duration,
+    ) -> Result<Self, StoreError> {
+        Self::start(path, Missing::Refuse, Some((instance, session_ttl)))
+    }
+
     /// Opens an existing store without being an instance: to look, and for the operator's word.
     ///
     /// Such a handle cannot announce, renew or resign.

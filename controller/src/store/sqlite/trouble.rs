@@ -23,7 +23,7 @@ pub(super) enum Trouble {
     NotCreated {
         error: io::Error,
     },
-    /// An observer was told a path where nothing is.
+    /// Nothing is at the path, and it is not for this process to make a store there.
     Missing,
     /// The file was there before.
     Gone,
@@ -106,7 +106,9 @@ impl Trouble {
                 "{store} cannot be created ({error}): its directory must be writable for the user \
                  that runs the controllers"
             ),
-            Self::Missing => format!("{store} does not exist: name the one of a cluster"),
+            Self::Missing => {
+                format!("{store} does not exist: put the file back, or name the one of a cluster")
+            }
             Self::Gone => format!("{store} is gone: put the file back"),
             Self::Unreachable { error } => format!("{store} cannot be reached: {error}"),
             Self::Foreign => format!(
