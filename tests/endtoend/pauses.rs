@@ -11,8 +11,8 @@ use crate::{SOON, nothing_is_lost, written_to};
 /// that hangs.
 const A_WHILE: Duration = Duration::from_secs(8);
 
-/// What clients do not notice.
-const UNNOTICED: Duration = Duration::from_secs(2);
+/// The next write comes within this time: by far, but for a machine with other things to do.
+const UNNOTICED: Duration = Duration::from_secs(5);
 
 async fn begin() -> (Cluster, Writer, Topology) {
     let (cluster, writer) = written_to().await;
@@ -32,7 +32,8 @@ async fn sync_is_replaced(role: Role, kind: &str) {
     pause(pid);
     writer.goes_on(50, SOON).await;
     let during = cluster.until("another sync", |now| now.generation > before.generation).await;
-    assert_eq!(during.primary.unwrap().id, before.primary.unwrap().id, "the primary stays");
+    let primary = |of: &Topology| of.primary.as_ref().map(|member| member.id.clone());
+    assert_eq!(primary(&during), primary(&before), "the primary stays");
     resume(pid);
     let after = cluster.whole().await;
     assert_eq!(after.generation, during.generation, "once is enough");
