@@ -42,8 +42,8 @@ async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> (Clus
     churning.spawn(churn(cluster.dsn(&[])));
     cluster.disk().fill();
     cluster.until("the full disk shows", |now| shows(&before, now)).await;
-    writer.goes_on(50, SOON).await;
     churning.shutdown().await;
+    writer.goes_on(50, SOON).await;
     cluster.disk().free();
     let after = cluster.whole().await;
     nothing_is_lost(writer).await;
@@ -52,6 +52,14 @@ async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> (Clus
 
 fn next_generation(before: &Topology, now: &Topology) -> bool {
     now.generation > before.generation
+}
+
+/// No room for WAL ends a PostgreSQL, and lets none start.
+#[tokio::test]
+async fn of_the_primary() {
+    let (cluster, generations) = full(Role::Primary, next_generation).await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Room for some copies of a small cluster's data.
-const SIZE: &str = "size=600m";
+const SIZE: &str = "size=1500m";
 
 /// A disk of its own at some path, for as long as this lives.
 #[derive(Debug)]
