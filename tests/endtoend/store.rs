@@ -22,14 +22,16 @@ struct Locked(Connection);
 
 impl Locked {
     fn hold(cluster: &Cluster) -> Self {
-        let connection = Connection::open(cluster.store()).unwrap();
-        connection.busy_timeout(Duration::from_secs(5)).unwrap();
-        connection.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let connection = Connection::open(cluster.store()).expect("the store can be opened");
+        connection.busy_timeout(Duration::from_secs(5)).expect("a time limit can be set");
+        connection
+            .execute_batch("BEGIN EXCLUSIVE")
+            .expect("the lock is there to take or to release");
         Self(connection)
     }
 
     fn release(self) {
-        self.0.execute_batch("ROLLBACK").unwrap();
+        self.0.execute_batch("ROLLBACK").expect("the lock is there to take or to release");
     }
 }
 
@@ -39,13 +41,18 @@ struct Hidden(Vec<(PathBuf, PathBuf)>);
 impl Hidden {
     fn hide(cluster: &Cluster) -> Self {
         let (store, aside) = (cluster.store(), cluster.dir().join("aside"));
-        fs::create_dir(&aside).unwrap();
-        let name = store.file_name().unwrap().to_str().unwrap().to_owned();
+        fs::create_dir(&aside).expect("a directory can be made");
+        let name = store
+            .file_name()
+            .expect("the store's file has a name")
+            .to_str()
+            .expect("the store's file has a name")
+            .to_owned();
         let files = ["", "-wal", "-shm"].map(|end| format!("{name}{end}"));
         let moves = files.map(|file| (store.with_file_name(&file), aside.join(&file)));
         let moves: Vec<_> = moves.into_iter().filter(|(from, _)| from.exists()).collect();
         for (from, to) in &moves {
-            fs::rename(from, to).unwrap();
+            fs::rename(from, to).expect("a file can be renamed");
         }
         Self(moves)
     }
@@ -53,13 +60,13 @@ impl Hidden {
     /// The database last: whoever finds it finds what belongs to it.
     fn put_back(self) {
         for (from, to) in self.0.iter().rev() {
-            fs::rename(to, from).unwrap();
+            fs::rename(to, from).expect("a file can be renamed");
         }
     }
 }
 
 fn processes(cluster: &Cluster) -> Vec<(Option<Pid>, Option<Pid>)> {
-    let topology = cluster.topology().unwrap();
+    let topology = cluster.topology().expect("the cluster shows its topology");
     let members = topology.members().map(|(_, member)| cluster.instance(&member.id));
     members.map(|instance| (instance.controller(), instance.postmaster())).collect()
 }
@@ -73,7 +80,7 @@ async fn unnoticed<F>(take_away: impl Fn(&Cluster) -> F, bring_back: impl Fn(F))
     let away = take_away(&cluster);
     writer.goes_on_for(AWAY, UNNOTICED).await;
     let client = connect(&cluster.dsn(&[])).await.expect("a new client is let in");
-    let row = client.query_one("select count(*) from numbers", &[]).await.unwrap();
+    let row = client.query_one("select count(*) from numbers", &[]).await.expect("it answers");
     assert!(row.get::<_, i64>(0) > 20, "it reads what was written");
     bring_back(away);
     writer.goes_on_for(AWAY, UNNOTICED).await;
@@ -90,7 +97,7 @@ async fn unnoticed<F>(take_away: impl Fn(&Cluster) -> F, bring_back: impl Fn(F))
 
 /// The store takes what it is told: an async that dies is seen to go and to come back.
 async fn is_of_use(cluster: &Cluster) {
-    kill(cluster.with_role(Role::Async).postmaster().unwrap());
+    kill(cluster.with_role(Role::Async).postmaster().expect("the server runs"));
     cluster.until("its loss shows", |topology| !topology.standbys().all(|m| m.healthy)).await;
     cluster.whole().await;
 }
@@ -111,7 +118,7 @@ async fn without_its_sync<F>(take_away: impl Fn(&Cluster) -> F, bring_back: impl
     cluster.whole().await;
     let primary = cluster.with_role(Role::Primary);
     let sync = cluster.with_role(Role::Sync);
-    let server = primary.postmaster().unwrap();
+    let server = primary.postmaster().expect("the server runs");
     let away = take_away(&cluster);
     writer.goes_on_for(AWAY, UNNOTICED).await;
     kill_all_of(&sync);
