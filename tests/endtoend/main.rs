@@ -3,6 +3,7 @@
 //! | file | what it tells |
 //! | --- | --- |
 //! | `bootstrap` | from nothing to writes; the command's answers |
+//! | `disks` | a disk is full, and has room again |
 //! | `failover` | each process is lost, and comes back |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `pauses` | single processes of a server are stopped, and go on |
@@ -15,6 +16,7 @@
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
 mod bootstrap;
+mod disks;
 mod failover;
 mod one_node;
 mod pauses;

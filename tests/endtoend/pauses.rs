@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dugong_tests::{Cluster, Pid, Writer, connect, pause, resume};
-use dugong_topology::{Role, Topology};
+use dugong_topology::{InstanceId, Role, Topology};
 
 use crate::{SOON, nothing_is_lost, written_to};
 
@@ -25,19 +25,8 @@ fn pid_of(cluster: &Cluster, role: Role, kind: &str) -> Pid {
     instance.server_process(kind).unwrap_or_else(|| panic!("{} has a {kind}", instance.id))
 }
 
-/// The link stands still: the sync loses its place, and writes go on.
-async fn sync_is_replaced(role: Role, kind: &str) {
-    let (cluster, writer, before) = begin().await;
-    let pid = pid_of(&cluster, role, kind);
-    pause(pid);
-    writer.goes_on(50, SOON).await;
-    let during = cluster.until("another sync", |now| now.generation > before.generation).await;
-    let primary = |of: &Topology| of.primary.as_ref().map(|member| member.id.clone());
-    assert_eq!(primary(&during), primary(&before), "the primary stays");
-    resume(pid);
-    let after = cluster.whole().await;
-    assert_eq!(after.generation, during.generation, "once is enough");
-    nothing_is_lost(writer).await;
+fn primary(of: &Topology) -> Option<&InstanceId> {
+    of.primary.as_ref().map(|member| &member.id)
 }
 
 /// Nobody misses the process; `A_WHILE` later it goes on.
@@ -53,9 +42,33 @@ async fn nobody_notices(pid: impl Fn(&Cluster) -> Pid) {
     assert_eq!(report.errors, Vec::<String>::new());
 }
 
+/// It cannot be made to go, and may know older names for ever: the whole primary counts as hanging.
+#[tokio::test]
+async fn the_primarys_walsender() {
+    let (cluster, writer, before) = begin().await;
+    let pid = pid_of(&cluster, Role::Primary, "walsender");
+    pause(pid);
+    writer.goes_on(50, SOON).await;
+    let during = cluster.until("another sync", |now| now.generation > before.generation).await;
+    assert_ne!(primary(&during), primary(&before));
+    resume(pid);
+    let after = cluster.whole().await;
+    assert_eq!(after.generation.0, before.generation.0 + 1, "once is enough");
+    nothing_is_lost(writer).await;
+}
+
 #[tokio::test]
 async fn the_syncs_walreceiver() {
-    sync_is_replaced(Role::Sync, "walreceiver").await;
+    let (cluster, writer, before) = begin().await;
+    let pid = pid_of(&cluster, Role::Sync, "walreceiver");
+    pause(pid);
+    writer.goes_on(50, SOON).await;
+    let during = cluster.until("another sync", |now| now.generation > before.generation).await;
+    assert_eq!(primary(&during), primary(&before), "the primary stays");
+    resume(pid);
+    let after = cluster.whole().await;
+    assert_eq!(after.generation, during.generation, "once is enough");
+    nothing_is_lost(writer).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use dugong_topology::{InstanceId, Phase, Role, Topology};
 use tempfile::TempDir;
 
 use crate::binaries::binary;
+use crate::disk::Disk;
 use crate::eventually::eventually;
 use crate::processes::{Pid, terminate};
 
@@ -24,6 +25,8 @@ const LOG_TAIL_BYTES: usize = 6_000;
 /// A running cluster; ended, and its directory removed, when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Before the directory, so that they are dropped before it.
+    disks: Vec<Disk>,
     directory: TempDir,
     up: Option<Child>,
 }
@@ -56,7 +59,7 @@ impl Cluster {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .expect("a temporary directory can be made");
-        let mut cluster = Self { directory, up: None };
+        let mut cluster = Self { disks: Vec::new(), directory, up: None };
         cluster.resume_with(arguments);
         cluster
     }
@@ -179,6 +182,17 @@ impl Cluster {
         let status = wait(child, END_WITHIN).unwrap_or_else(|| panic!("no end in {END_WITHIN:?}"));
         assert!(status.success(), "dugong up ended with {status}");
         assert_eq!(self.processes(), Vec::<String>::new(), "nothing runs on");
+    }
+
+    /// Moves the instance's directory to a small disk of its own, while nothing runs.
+    pub fn give_disk(&mut self, id: &InstanceId) {
+        assert!(self.up.is_none(), "the cluster runs");
+        self.disks.push(Disk::below(&self.dir().join(id.as_str())));
+    }
+
+    /// The disk that was given last.
+    pub fn disk(&self) -> &Disk {
+        self.disks.last().expect("a disk was given")
     }
 
     /// SIGKILL to the launcher, as an out-of-memory killer would send it.

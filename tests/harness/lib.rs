@@ -13,11 +13,13 @@
 mod binaries;
 mod client;
 mod cluster;
+mod disk;
 mod eventually;
 mod processes;
 
 pub use binaries::{binary, built};
 pub use client::{Report, Writer, connect};
 pub use cluster::{Cluster, Instance};
+pub use disk::Disk;
 pub use eventually::eventually;
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};

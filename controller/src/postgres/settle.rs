@@ -141,6 +141,8 @@ impl Running {
     async fn wait_for_senders(&self, fresh: &Session) -> Result<(), LookError> {
         let proof = self.live.names.proof(&self.older);
         let begun = Instant::now();
+        // One that is told more often goes no sooner.
+        let mut told = Vec::new();
         loop {
             let doubtful = match &proof {
                 Proof::None => return Ok(()),
@@ -165,6 +167,10 @@ impl Running {
             }
             if matches!(proof, Proof::Gone(_)) || begun.elapsed() > SENDER_PATIENCE {
                 for pid in doubtful {
+                    if told.contains(&pid) {
+                        continue;
+                    }
+                    told.push(pid);
                     // R9: a WAL sender only, never a client's backend.
                     tracing::warn!(pid, "a WAL sender knows only older names: it has to go");
                     fresh.ask(&format!("SELECT pg_terminate_backend({pid})")).await?;

@@ -1,0 +1,98 @@
+//! The disk of one instance is full while clients write, and has room again later.
+
+use dugong_tests::{Cluster, Disk, Writer, connect};
+use dugong_topology::{Role, Topology};
+use tokio::task::JoinSet;
+
+use crate::{SOON, nothing_is_lost};
+
+/// More than two segments of WAL and nothing else: a full disk shows only where a file grows, and
+/// a table that cannot grow is an error for whoever writes into it, not the end of a server.
+const BULK: &str = "select count(pg_logical_emit_message(true, 'bulk', repeat('x', 1000000))) \
+    from generate_series(1, 40)";
+
+async fn churn(dsn: String) {
+    loop {
+        // Its errors are those of any client while an instance is lost: the other writer counts.
+        if let Ok(client) = connect(&dsn).await {
+            while client.batch_execute(BULK).await.is_ok() {}
+        }
+    }
+}
+
+/// Whoever may not mount a small disk is told so, and nothing else.
+fn may_mount() -> bool {
+    let allowed = Disk::is_allowed();
+    if !allowed {
+        #[expect(clippy::print_stdout, reason = "the output of a test")]
+        {
+            println!("not tried: this user may not mount a small disk (root may)");
+        }
+    }
+    allowed
+}
+
+/// A cluster where the instance with `role` has a small disk of its own.
+async fn with_disk(role: Role) -> (Cluster, Topology) {
+    let mut cluster = Cluster::start().await;
+    let id = cluster.with_role(role).id;
+    cluster.stop().await;
+    cluster.give_disk(&id);
+    cluster.resume();
+    let topology = cluster.whole().await;
+    assert_eq!(cluster.with_role(role).id, id, "it has the role again");
+    (cluster, topology)
+}
+
+/// Fills the disk of the instance with `role` until `shows`, then frees it; the cluster is whole
+/// again by itself. Returns how many generations that took.
+async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> (Cluster, u64) {
+    let (cluster, before) = with_disk(role).await;
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    writer.goes_on(20, SOON).await;
+    let mut churning = JoinSet::new();
+    churning.spawn(churn(cluster.dsn(&[])));
+    cluster.disk().fill();
+    cluster.until("the full disk shows", |now| shows(&before, now)).await;
+    churning.shutdown().await;
+    writer.goes_on(50, SOON).await;
+    cluster.disk().free();
+    let after = cluster.whole().await;
+    nothing_is_lost(writer).await;
+    (cluster, after.generation.0 - before.generation.0)
+}
+
+fn next_generation(before: &Topology, now: &Topology) -> bool {
+    now.generation > before.generation
+}
+
+/// No room for WAL ends a PostgreSQL, and lets none start.
+#[tokio::test]
+async fn of_the_primary() {
+    if !may_mount() {
+        return;
+    }
+    let (cluster, generations) = full(Role::Primary, next_generation).await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
+}
+
+#[tokio::test]
+async fn of_the_sync() {
+    if !may_mount() {
+        return;
+    }
+    let (cluster, generations) = full(Role::Sync, next_generation).await;
+    assert_eq!(generations, 1);
+    assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-1", "the primary stays");
+}
+
+#[tokio::test]
+async fn of_the_async() {
+    if !may_mount() {
+        return;
+    }
+    let (_cluster, generations) =
+        full(Role::Async, |_, now| now.standbys().any(|member| !member.healthy)).await;
+    assert_eq!(generations, 0, "an async is nobody's concern");
+}
