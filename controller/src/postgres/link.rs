@@ -38,6 +38,8 @@ const INSIST: Duration = Duration::from_millis(50);
 pub(super) struct Link {
     grip: Grip,
     exited: watch::Receiver<Option<ExitStatus>>,
+    /// The lease that the server is bound to, once it is.
+    lease: Option<watch::Receiver<Time>>,
     /// Names the lease, where there is one to name.
     follower: JoinSet<()>,
 }
@@ -118,7 +120,7 @@ impl Link {
             // Only now, when the warden is gone, too. Nobody listens any more: nobody is told.
             let _ = exit.send(status);
         });
-        Self { grip, exited, follower: JoinSet::new() }
+        Self { grip, exited, lease: None, follower: JoinSet::new() }
     }
 
     /// Says one word to the warden.
@@ -132,6 +134,7 @@ impl Link {
             return Ok(());
         }
         let mut lease = lease.clone();
+        self.lease = Some(lease.clone());
         let now = *lease.borrow_and_update();
         self.tell(&Order::Until(now))?;
         let stream = Arc::clone(&self.grip.stream);
@@ -154,6 +157,11 @@ impl Link {
 
     /// Leaves the warden and its server to the next controller, which gets the note.
     pub(super) fn leave(mut self, note: String) -> io::Result<()> {
+        // The newest end may not have been named yet.
+        self.follower.abort_all();
+        if let Some(lease) = &self.lease {
+            self.tell(&Order::Until(*lease.borrow()))?;
+        }
         self.tell(&Order::Keep(note))?;
         self.grip.left = true;
         Ok(())

@@ -178,10 +178,15 @@ pub(super) async fn end_all(directories: &[PathBuf]) -> Result<(), StillThere> {
                 Err(error) => return Err(StillThere::NotOurs { pid: number(*pid), error }),
             }
         }
-        reap_orphans();
-        let Some(first) = found.first() else { return Ok(()) };
-        if Instant::now() > deadline {
-            return Err(StillThere::Stuck { pid: number(*first) });
+        let orphans = reap_orphans();
+        let late = Instant::now() > deadline;
+        match found.first() {
+            Some(first) if late => return Err(StillThere::Stuck { pid: number(*first) }),
+            Some(_) => (),
+            // Who has left its directory does nothing any more: that is certain enough for a
+            // takeover, and no reason to wait for ever.
+            None if orphans == Orphans::Reaped || late => return Ok(()),
+            None => (),
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -239,19 +244,35 @@ pub(super) fn processes() -> io::Result<impl Iterator<Item = Pid>> {
     Ok(entries.filter_map(move |entry| Pid::from_raw(pid(entry)?)))
 }
 
-/// Reaps server processes that became ours when their postmaster went, and have ended since.
-fn reap_orphans() {
+/// The server processes that became children of ours when their parent went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Orphans {
+    Reaped,
+    /// One is on its way out. The next server would take the number in `postmaster.pid` for that
+    /// of a living one, and not start.
+    Going,
+}
+
+/// Reaps the orphans that have ended.
+fn reap_orphans() -> Orphans {
     let me = os::getpid();
+    let mut orphans = Orphans::Reaped;
     // Not by getsid, whose answer is no pid in a container that was entered from outside: 0.
-    let Some(Stat { session: ours, .. }) = Stat::read(me) else { return };
+    let Some(Stat { session: ours, .. }) = Stat::read(me) else { return orphans };
     for pid in processes().into_iter().flatten() {
         let Some(stat) = Stat::read(pid) else { continue };
         let adopted = stat.name == "postgres" && stat.session != ours;
-        if adopted && stat.parent == number(me) && stat.state == 'Z' {
+        if !adopted || stat.parent != number(me) {
+            continue;
+        }
+        if stat.state == 'Z' {
             // An error: somebody else was quicker.
             let _ = os::waitpid(Some(pid), WaitOptions::NOHANG);
+        } else if fs::read_link(format!("/proc/{}/cwd", number(pid))).is_err() {
+            orphans = Orphans::Going;
         }
     }
+    orphans
 }
 
 /// What `/proc/PID/stat` says about a process.

@@ -47,15 +47,16 @@ fn a_primary_ends_with_its_lease_and_a_standby_needs_none() {
         standby.primary(&["pg-1"], Access::ReadWrite);
         standby.until("it is not promoted", |server| server.run == Run::Down).await;
         assert!(!server_processes(&standby.data()).contains(&before));
-        // Nor is it started as one.
-        standby.life += 1;
-        standby.primary(&["pg-1"], Access::ReadWrite);
-        standby
+        // Nor is a primary started without one.
+        primary.life += 1;
+        primary.primary(&["pg-2"], Access::ReadOnly);
+        primary
             .until("it says why", |server| {
-                server.trouble.as_deref().is_some_and(|words| words.contains("lease"))
+                let words = server.trouble.as_deref();
+                words.is_some_and(|words| words.contains("no server is started"))
             })
             .await;
-        assert_eq!(server_processes(&standby.data()), [0; 0]);
+        assert_eq!(server_processes(&primary.data()), [0; 0]);
     });
 }
 
