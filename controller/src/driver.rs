@@ -233,7 +233,7 @@ async fn make_way(mut state: State, wiring: Wiring, session: session::Keeper) {
         (state, _) = step(&state, wiring.clock.now(), Event::Renewed { begun });
     }
     let Leases { session_until, link_until } = state.leases;
-    wiring.lease.send_replace(session_until.max(link_until));
+    wiring.lease.send_replace(state.leases.end());
     let open = state.office.as_ref().and_then(|office| office.open);
     // A supervisor that has ended has nothing to leave.
     let _ = wiring.leave_running.send(Mandate { session_until, link_until, open });

@@ -18,11 +18,13 @@ impl Disk {
     /// Whether this process may mount one: root may, unless it is confined.
     pub fn is_allowed() -> bool {
         let probe = tempfile::tempdir().expect("a directory can be made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(probe.path());
-        let allowed = mount.output().is_ok_and(|output| output.status.success());
-        // Unmounted when it goes.
-        drop(allowed.then(|| Self { at: probe.path().to_owned() }));
+        let allowed = mount(probe.path()).output().is_ok_and(|output| output.status.success());
+        if allowed {
+            // Unmounted when it goes.
+            drop(Self { at: probe.path().to_owned() });
+        } else {
+            println!("not tried: this user may not mount a small disk (root may)");
+        }
         allowed
     }
 
@@ -31,7 +33,7 @@ impl Disk {
         let was = path.with_extension("was");
         fs::rename(path, &was).expect("a directory can be renamed");
         fs::create_dir(path).expect("a directory can be made");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(path));
+        run(&mut mount(path));
         let disk = Self { at: path.to_owned() };
         run(Command::new("cp").arg("-a").arg(was.join(".")).arg(path));
         fs::remove_dir_all(&was).expect("what was copied can be removed");
@@ -71,6 +73,12 @@ impl Drop for Disk {
             println!("{} is still mounted", self.at.display());
         }
     }
+}
+
+fn mount(path: &Path) -> Command {
+    let mut command = Command::new("mount");
+    command.args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(path);
+    command
 }
 
 fn run(command: &mut Command) {

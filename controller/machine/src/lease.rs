@@ -29,7 +29,12 @@ pub struct Leases {
 impl Leases {
     /// Whether a primary may serve.
     pub fn alive_at(&self, now: Time) -> bool {
-        now < self.session_until || now < self.link_until
+        now < self.end()
+    }
+
+    /// The end of the one that lives longer.
+    pub fn end(&self) -> Time {
+        self.session_until.max(self.link_until)
     }
 
     /// Whether the store ever took a word of this controller: from then on it refuses what an

@@ -256,9 +256,7 @@ impl Names {
             next => Self::Each(record.sync.iter().chain(next).cloned().collect()),
         }
     }
-}
 
-impl Names {
     /// Whether commits wait for this instance.
     pub fn contains(&self, id: &InstanceId) -> bool {
         match self {

@@ -206,8 +206,7 @@ impl State {
     pub fn may_serve_until(&self) -> Option<Time> {
         let office = matches!(self.goal, Some(Goal::Primary(_)))
             || matches!(self.server.run, Run::Primary(_));
-        let lease = self.leases.session_until.max(self.leases.link_until);
-        office.then_some(if self.has_no_heir() { Time::NEVER } else { lease })
+        office.then(|| if self.has_no_heir() { Time::NEVER } else { self.leases.end() })
     }
 
     /// Whether nobody can take over, whatever was declared: one node, and no sync asked for.

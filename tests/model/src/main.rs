@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser;
 use dugong_simulator::Bug;
-use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
+use stateright::{Checker, CheckerBuilder, Expectation, HasDiscoveries, Model, Path};
 
 use crate::cluster::{Cluster, Grain, Scope, Step};
 use crate::proof::PROOFS;
@@ -120,27 +120,26 @@ fn explore(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         kinds: if kinds.is_empty() { Fault::all(size) } else { kinds },
         bugs: arguments.bug.iter().map(bug).collect::<anyhow::Result<_>>()?,
     };
-    let mut builder =
-        whole(scope)?.checker().threads(arguments.threads).finish_when(HasDiscoveries::AnyFailures);
+    let mut builder = checker_of(scope, arguments.threads)?;
     if let Some(minutes) = arguments.minutes {
         builder = builder.timeout(Duration::from_secs(minutes * 60));
     }
     if arguments.breadth_first { watch(&builder.spawn_bfs()) } else { watch(&builder.spawn_dfs()) }
 }
 
-fn whole(scope: Scope) -> anyhow::Result<Cluster> {
-    Cluster::of(scope).map_err(|world| {
+/// Explores from the whole cluster on, until something is wrong.
+fn checker_of(scope: Scope, threads: usize) -> anyhow::Result<CheckerBuilder<Cluster>> {
+    let cluster = Cluster::of(scope).map_err(|world| {
         anyhow::anyhow!("a cluster without faults does not become whole: {world:#?}")
-    })
+    })?;
+    Ok(cluster.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures))
 }
 
 /// Makes each known mistake; status 1 if one is not found.
 fn prove(threads: usize) -> anyhow::Result<ExitCode> {
     let mut missed = false;
     for proof in PROOFS {
-        let cluster = whole(proof.scope())?;
-        let builder = cluster.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-        let checker = builder.spawn_bfs().join();
+        let checker = checker_of(proof.scope(), threads)?.spawn_bfs().join();
         let found = checker.discoveries();
         let broken = checker.model().properties().into_iter().find(|of| {
             matches!(of.expectation, Expectation::Always) && found.contains_key(of.name)

@@ -2,8 +2,9 @@
 
 use dugong_machine::{Access, Event, Names};
 use dugong_simulator::Bug;
+use dugong_simulator::wal::{lsn, released_by};
 
-use crate::server::{OWN, Process, Sender, Server, Waiter, lsn};
+use crate::server::{OWN, Process, Sender, Server, Waiter};
 use crate::world::{Broken, World};
 
 impl World {
@@ -180,7 +181,9 @@ impl World {
     fn release_by(&mut self, node: usize, standby: usize) {
         let server = &self.nodes[node].server;
         let sender = server.senders.iter().find(|sender| sender.standby == standby);
-        if let Some(upto) = sender.and_then(|sender| server.released_by(&self.ids, sender)) {
+        if let Some(upto) =
+            sender.and_then(|sender| released_by(sender, &server.senders, &self.ids))
+        {
             self.release(node, upto);
         }
     }

@@ -5,7 +5,8 @@
 //! senders that know whom it waits for have seen it flushed there.
 
 use dugong_machine::{Access, Identity, Names, Receiver, Run, StandbyView, Time, Work};
-use dugong_topology::{History, InstanceId, Lsn, Position, TimelineId};
+use dugong_simulator::wal::{Shown, WalSender, as_far_as, lsn};
+use dugong_topology::{History, InstanceId, Position, TimelineId};
 
 /// One entry of the WAL: the number of a client's write, or [`OWN`].
 pub(crate) type Entry = u8;
@@ -120,10 +121,7 @@ impl Disk {
     /// Follows `history` as far as the WAL here goes.
     pub(crate) fn follow(&mut self, history: &History) {
         self.newest = self.newest.max(history.timeline);
-        let end = lsn(self.wal.len());
-        let gone = history.ancestors.iter().take_while(|left| left.lsn <= end).count();
-        let timeline = history.ancestors.get(gone).map_or(history.timeline, |left| left.timeline);
-        self.history = History { timeline, ancestors: history.ancestors[..gone].to_vec() };
+        self.history = as_far_as(history, lsn(self.wal.len()));
     }
 
     /// The clients' writes among the first `length` entries.
@@ -238,19 +236,6 @@ impl Server {
         });
     }
 
-    /// How much WAL `sender`'s word lets go: what everybody has whom it knows to be waited for.
-    pub(crate) fn released_by(&self, ids: &[InstanceId], sender: &Sender) -> Option<usize> {
-        let Names::Each(names) = &sender.names else { return None };
-        if !names.contains(&ids[sender.standby]) || !sender.streaming {
-            return None;
-        }
-        let flushed = |name: &InstanceId| {
-            let its = |other: &&Sender| other.streaming && ids[other.standby] == *name;
-            self.senders.iter().find(its).map(|other| other.flushed)
-        };
-        names.iter().map(flushed).try_fold(usize::MAX, |least, one| Some(least.min(one?)))
-    }
-
     /// Every commit that needs no more WAL than this is acknowledged.
     pub(crate) fn release(&mut self, upto: usize) -> Released {
         let upto = upto.min(self.disk.wal.len());
@@ -285,7 +270,9 @@ impl Server {
     }
 }
 
-/// The position that counts `length` entries.
-pub(crate) fn lsn(length: usize) -> Lsn {
-    Lsn(length as u64)
+impl WalSender for Sender {
+    fn shown<'a>(&'a self, ids: &'a [InstanceId]) -> Shown<'a> {
+        let Self { flushed, streaming, names, .. } = self;
+        Shown { standby: &ids[self.standby], flushed: *flushed, streaming: *streaming, names }
+    }
 }

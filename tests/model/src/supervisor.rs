@@ -1,13 +1,14 @@
 //! The supervisor of one server: one step towards the goal, and a look at what is there.
 
 use dugong_machine::{
-    Access, Data, Goal, Identity, Names, PrimaryGoal, PrimaryView, Run, Server as Seen, Sessions,
-    StandbyGoal, StandbyRow, Stop, SystemIdentifier, Waits, Work,
+    Access, Goal, Identity, PrimaryGoal, PrimaryView, Run, Server as Seen, StandbyGoal, Stop,
+    SystemIdentifier, Work,
 };
+use dugong_simulator::office::Office;
 use dugong_simulator::{Bug, lie};
-use dugong_topology::{Generation, History, Position, TimelineId};
+use dugong_topology::{Generation, History, Position};
 
-use crate::server::{OWN, Primary, Process, Sender, Standby, Then, Waiter, lsn};
+use crate::server::{OWN, Primary, Process, Standby, Then, Waiter};
 use crate::world::World;
 
 impl World {
@@ -257,15 +258,8 @@ impl World {
     /// What a fresh look shows.
     pub(crate) fn look(&self, node: usize) -> Seen {
         let server = &self.nodes[node].server;
-        let mut data = server.disk.identity.clone().map_or(Data::Empty, Data::Own);
-        if let (Data::Own(identity), true) = (&mut data, self.has(Bug::NoRepair)) {
-            identity.made_in = Generation(u64::MAX);
-        }
-        let history = if self.has(Bug::TimelinesIgnored) {
-            History::root(TimelineId(1))
-        } else {
-            server.disk.history.clone()
-        };
+        let data = lie::data(server.disk.identity.as_ref(), |bug| self.has(bug));
+        let history = lie::history(&server.disk.history, |bug| self.has(bug));
         let run = match &server.process {
             Process::Down => Run::Down,
             // A server that does not answer is neither up nor down.
@@ -280,33 +274,16 @@ impl World {
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {
         let server = &self.nodes[node].server;
-        let goal = match self.goal(node) {
-            Some(Goal::Primary(goal)) => Some(goal),
-            Some(_) | None => None,
+        let is_client = |(_, waiter): &&(usize, Waiter)| matches!(waiter, Waiter::Client(_));
+        let office = Office {
+            names: &primary.names,
+            heeded: primary.heeded,
+            access: primary.access,
+            history,
+            end: server.disk.wal.len(),
+            end_before: primary.end_before,
+            waiting: primary.waiters.iter().filter(is_client).count(),
         };
-        // Names are in force once no WAL sender goes by older ones (R6).
-        let known = server.senders.iter().all(|sender| sender.names == primary.names);
-        let settled = known && (primary.heeded || primary.names == Names::OneNode);
-        let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
-        let early = self.has(Bug::EndBeforeNames) && two;
-        let end = if early { primary.end_before } else { server.disk.wal.len() };
-        let wanted = goal.map(|goal| &goal.names);
-        let names = lie::names_in_force(wanted, &primary.names, settled, |bug| self.has(bug));
-        let row = |sender: &Sender| StandbyRow {
-            id: self.ids[sender.standby].clone(),
-            flushed: lsn(sender.flushed),
-            waits: match sender.streaming {
-                false => Waits::NotYet,
-                true if names.contains(&self.ids[sender.standby]) => Waits::ForIt,
-                true => Waits::ForOthers,
-            },
-        };
-        let standbys = server.senders.iter().map(row).collect();
-        let leave = goal.is_some_and(|goal| goal.sessions == Sessions::Leave);
-        let client = |waiter: &&(usize, Waiter)| matches!(waiter.1, Waiter::Client(_));
-        let waiting = primary.waiters.iter().filter(client).count();
-        let in_transaction = leave.then(|| u32::try_from(waiting).expect("few clients"));
-        let (end, access) = (lsn(end), primary.access);
-        PrimaryView { history, end, names, access, in_transaction, standbys }
+        office.view(&server.senders, &self.ids, self.goal(node), |bug| self.has(bug))
     }
 }

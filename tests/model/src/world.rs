@@ -212,15 +212,6 @@ impl World {
         self.seen = seen;
     }
 
-    /// Whether every acknowledged write is in the WAL of the primary that the record names.
-    pub(crate) fn is_durable(&self) -> bool {
-        let Some(record) = self.store.record() else { return true };
-        let disk = &self.nodes[self.number_of(&record.primary)].server.disk;
-        disk.writes(disk.wal.len()).has_all(self.acknowledged)
-    }
-}
-
-impl World {
     /// A primary that took over has acknowledged something.
     pub(crate) fn serves_after_takeover(&self) -> bool {
         let Some(record) = self.store.record() else { return false };
@@ -228,6 +219,13 @@ impl World {
         let began = usize::try_from(record.began_at.lsn.0).unwrap_or(usize::MAX);
         let new = disk.wal.get(began..).unwrap_or_default();
         record.generation.0 > 1 && new.iter().any(|entry| self.acknowledged.has(*entry))
+    }
+
+    /// Whether every acknowledged write is in the WAL of the primary that the record names.
+    pub(crate) fn is_durable(&self) -> bool {
+        let Some(record) = self.store.record() else { return true };
+        let disk = &self.nodes[self.number_of(&record.primary)].server.disk;
+        disk.writes(disk.wal.len()).has_all(self.acknowledged)
     }
 }
 

@@ -8,8 +8,9 @@ use dugong_topology::{Generation, InstanceId, Version};
 
 use crate::client::View;
 use crate::moment::Moment;
-use crate::postgres::{Entry, OWN, lsn};
+use crate::postgres::{Entry, OWN};
 use crate::store::Store;
+use crate::wal::lsn;
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]

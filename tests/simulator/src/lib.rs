@@ -23,12 +23,14 @@ mod happening;
 pub mod lie;
 pub mod moment;
 pub mod network;
+pub mod office;
 mod postgres;
 mod replication;
 mod shrink;
 mod store;
 mod supervisor;
 mod trouble;
+pub mod wal;
 mod world;
 
 pub use bug::{BUGS, Bug, Known};

@@ -2,8 +2,8 @@
 //!
 //! `made`: whether a mistake is made.
 
-use dugong_machine::{Names, Snapshot, State, Time};
-use dugong_topology::InstanceId;
+use dugong_machine::{Data, Identity, Names, Snapshot, State, Time};
+use dugong_topology::{Generation, History, InstanceId, TimelineId};
 
 use crate::bug::Bug;
 
@@ -40,8 +40,20 @@ pub fn usurped(snapshot: &Snapshot, me: &InstanceId) -> Snapshot {
     lie
 }
 
+/// What is seen of a data directory: one that was deposed may pass for a repaired one (R7).
+pub fn data(identity: Option<&Identity>, made: impl Fn(Bug) -> bool) -> Data {
+    let Some(identity) = identity else { return Data::Empty };
+    let repaired = made(Bug::NoRepair).then_some(Generation(u64::MAX));
+    Data::Own(Identity { made_in: repaired.unwrap_or(identity.made_in), ..identity.clone() })
+}
+
+/// What is seen of the branches that led to a timeline.
+pub fn history(history: &History, made: impl Fn(Bug) -> bool) -> History {
+    if made(Bug::TimelinesIgnored) { History::root(TimelineId(1)) } else { history.clone() }
+}
+
 /// The names that count as in force (R6). `settled`: nobody goes by older ones any more.
-pub fn names_in_force(
+pub(crate) fn names_in_force(
     wanted: Option<&Names>,
     names: &Names,
     settled: bool,

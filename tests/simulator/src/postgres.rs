@@ -16,9 +16,10 @@
 use std::rc::Rc;
 
 use dugong_machine::{Access, Identity, Names, Time, Work};
-use dugong_topology::{History, InstanceId, Lsn, Position, TimelineId};
+use dugong_topology::{History, InstanceId, Position, TimelineId};
 
 use crate::moment::Moment;
+use crate::wal::{Shown, WalSender, as_far_as, lsn};
 
 /// One entry of the WAL: a client's write, or, from [`OWN`] on, one of a server.
 pub(crate) type Entry = u32;
@@ -231,37 +232,19 @@ impl Server {
         self.shut_down_at = None;
         self.senders.clear();
     }
+}
 
-    /// Whom `sender`'s standby lets go: the WAL that everybody has whom this sender knows to be
-    /// waited for. None: nobody waits for that standby.
-    pub(crate) fn released_by(&self, ids: &[InstanceId], sender: &Sender) -> Option<usize> {
-        let Names::Each(names) = &sender.names else { return None };
-        if !names.contains(&ids[sender.standby]) {
-            return None;
-        }
-        let flushed = |name: &InstanceId| {
-            let streams = |other: &&Sender| other.streaming && ids[other.standby] == *name;
-            self.senders.iter().find(streams).map(|other| other.flushed)
-        };
-        names.iter().map(flushed).try_fold(usize::MAX, |least, one| Some(least.min(one?)))
+impl WalSender for Sender {
+    fn shown<'a>(&'a self, ids: &'a [InstanceId]) -> Shown<'a> {
+        let Self { flushed, streaming, names, .. } = self;
+        Shown { standby: &ids[self.standby], flushed: *flushed, streaming: *streaming, names }
     }
-}
-
-/// The position that counts `length` entries.
-pub(crate) fn lsn(length: usize) -> Lsn {
-    Lsn(length as u64)
-}
-
-/// The part of `history` that WAL up to `end` has gone through.
-fn as_far_as(history: &History, end: Lsn) -> History {
-    let gone = history.ancestors.iter().take_while(|left| left.lsn <= end).count();
-    let timeline = history.ancestors.get(gone).map_or(history.timeline, |left| left.timeline);
-    History { timeline, ancestors: history.ancestors[..gone].to_vec() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::released_by;
 
     #[test]
     fn a_standby_follows_a_history_no_further_than_its_wal() {
@@ -292,11 +275,23 @@ mod tests {
         };
         let mut server = Server::new();
         server.senders = vec![sender(1, 5, &[1, 2]), sender(2, 7, &[2])];
-        assert_eq!(server.released_by(&ids, &server.senders[0]), Some(5), "both names");
-        assert_eq!(server.released_by(&ids, &server.senders[1]), Some(7), "an older list");
+        assert_eq!(released_by(&server.senders[0], &server.senders, &ids), Some(5), "both names");
+        assert_eq!(
+            released_by(&server.senders[1], &server.senders, &ids),
+            Some(7),
+            "an older list"
+        );
         server.senders.pop();
-        assert_eq!(server.released_by(&ids, &server.senders[0]), None, "a name is missing");
+        assert_eq!(
+            released_by(&server.senders[0], &server.senders, &ids),
+            None,
+            "a name is missing"
+        );
         server.senders[0].names = Names::Each(Vec::new());
-        assert_eq!(server.released_by(&ids, &server.senders[0]), None, "nobody is waited for");
+        assert_eq!(
+            released_by(&server.senders[0], &server.senders, &ids),
+            None,
+            "nobody is waited for"
+        );
     }
 }

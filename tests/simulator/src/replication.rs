@@ -10,7 +10,8 @@ use crate::checker::Violation;
 use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
 use crate::network::{Channel, Place};
-use crate::postgres::{CHECKPOINTER, Entry, Process, Receiver, Sender, Waiter, lsn};
+use crate::postgres::{CHECKPOINTER, Entry, Process, Receiver, Sender, Waiter};
+use crate::wal::{lsn, released_by};
 use crate::world::World;
 
 /// `wal_sender_timeout` and `wal_receiver_timeout`.
@@ -244,8 +245,7 @@ impl World {
     fn release_by(&mut self, node: usize, connection: u64) -> Result<(), Violation> {
         let server = &self.instances[node].server;
         let sender = server.senders.iter().find(|sender| sender.connection == connection);
-        let released = sender.filter(|sender| sender.streaming);
-        match released.and_then(|sender| server.released_by(&self.ids, sender)) {
+        match sender.and_then(|sender| released_by(sender, &server.senders, &self.ids)) {
             Some(upto) => self.release(node, upto),
             None => Ok(()),
         }

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run,
-    Server as Seen, Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, SystemIdentifier, Waits,
-    Work,
+    Access, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run, Server as Seen,
+    StandbyGoal, StandbyView, Stop, SystemIdentifier, Work,
 };
-use dugong_topology::{Generation, History, Position, TimelineId};
+use dugong_topology::{Generation, History, Position};
 
 use crate::bug::Bug;
 use crate::checker::Violation;
@@ -15,7 +14,9 @@ use crate::client::Reply;
 use crate::happening::{Happening, Message, OnLink};
 use crate::lie;
 use crate::network::{Channel, Place};
-use crate::postgres::{CHECKPOINTER, Primary, Process, Sender, Standby, Then, Waiter, lsn};
+use crate::office::Office;
+use crate::postgres::{CHECKPOINTER, Primary, Process, Standby, Then, Waiter};
+use crate::wal::lsn;
 use crate::world::World;
 
 /// An observation that says nothing new is repeated this often.
@@ -414,14 +415,8 @@ impl World {
     fn look(&self, node: usize) -> Seen {
         let server = &self.instances[node].server;
         let disk = &server.disk;
-        let mut data = disk.identity.clone().map_or(Data::Empty, Data::Own);
-        if let (Data::Own(identity), Some(Bug::NoRepair)) = (&mut data, self.bug) {
-            identity.made_in = Generation(u64::MAX);
-        }
-        let history = match self.bug {
-            Some(Bug::TimelinesIgnored) => History::root(TimelineId(1)),
-            Some(_) | None => disk.history.clone(),
-        };
+        let data = lie::data(disk.identity.as_ref(), |bug| self.has(bug));
+        let history = lie::history(&disk.history, |bug| self.has(bug));
         let run = match &server.process {
             Process::Down => Run::Down,
             Process::Busy(work, _) => Run::Busy(*work),
@@ -449,32 +444,15 @@ impl World {
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {
         let server = &self.instances[node].server;
-        let goal = match self.goal(node) {
-            Some(Goal::Primary(goal)) => Some(goal),
-            Some(_) | None => None,
+        let office = Office {
+            names: &primary.names,
+            heeded: primary.heeded,
+            access: primary.access,
+            history,
+            end: server.disk.flushed,
+            end_before: primary.end_before,
+            waiting: primary.waiters.len(),
         };
-        // Names are in force once no WAL sender goes by older ones (R6).
-        let known = server.senders.iter().all(|sender| sender.names == primary.names);
-        let settled = known && (primary.heeded || primary.names == Names::OneNode);
-        let two = matches!(&primary.names, Names::Each(names) if names.len() == 2);
-        let early = self.has(Bug::EndBeforeNames) && settled && two;
-        let end = if early { primary.end_before } else { server.disk.flushed };
-        let wanted = goal.map(|goal| &goal.names);
-        let names = lie::names_in_force(wanted, &primary.names, settled, |bug| self.has(bug));
-        let row = |sender: &Sender| StandbyRow {
-            id: self.ids[sender.standby].clone(),
-            flushed: lsn(sender.flushed),
-            waits: match sender.streaming {
-                false => Waits::NotYet,
-                true if names.contains(&self.ids[sender.standby]) => Waits::ForIt,
-                true => Waits::ForOthers,
-            },
-        };
-        let standbys = server.senders.iter().map(row).collect();
-        let leave = goal.is_some_and(|goal| goal.sessions == Sessions::Leave);
-        let in_transaction =
-            leave.then(|| u32::try_from(primary.waiters.len()).expect("few clients"));
-        let (end, access) = (lsn(end), primary.access);
-        PrimaryView { history, end, names, access, in_transaction, standbys }
+        office.view(&server.senders, &self.ids, self.goal(node), |bug| self.has(bug))
     }
 }

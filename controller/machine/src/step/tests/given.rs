@@ -107,6 +107,28 @@ pub(super) fn redeclare(snapshot: &mut Snapshot, record: Record) {
     snapshot.declared = Some(Declared { record, revision, since_unix_ms: 0 });
 }
 
+/// The number of the request that [`asks`] makes.
+pub(super) const NUMBER: RequestNumber = RequestNumber(5);
+
+/// An operator asks for something.
+pub(super) fn asks(snapshot: &mut Snapshot, what: Ask) {
+    let request = Request { number: NUMBER, by: "ann".to_owned(), asked_unix_ms: 0, what };
+    snapshot.requests.insert(NUMBER, request);
+    snapshot.revision = Revision(snapshot.revision.0 + 1);
+}
+
+/// The outcome that it gets, if it gets one.
+pub(super) fn outcome(actions: Vec<Action>) -> Option<Outcome> {
+    actions.into_iter().find_map(|action| match action {
+        Action::Answer { request: NUMBER, outcome } => Some(outcome),
+        Action::Answer { .. }
+        | Action::Announce(_)
+        | Action::Declare(_)
+        | Action::Want(_)
+        | Action::Finish => None,
+    })
+}
+
 pub(super) fn identity(name: &str) -> Identity {
     Identity {
         instance: id(name),

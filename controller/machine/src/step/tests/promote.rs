@@ -5,17 +5,13 @@ use dugong_topology::{Freeze, Generation, Revision};
 use super::given::*;
 use crate::*;
 
-const NUMBER: RequestNumber = RequestNumber(5);
-
 /// pg-1 and pg-3 are away; `id` is named to become the primary.
 fn named(name: &str, over: Over) -> Snapshot {
     let mut snapshot = snapshot();
     lapse(&mut snapshot, "pg-1");
     lapse(&mut snapshot, "pg-3");
     let what = Ask::Promotion(Promotion { id: id(name), from: id("pg-1"), over });
-    let request = Request { number: NUMBER, by: "ann".to_owned(), asked_unix_ms: 0, what };
-    snapshot.requests.insert(NUMBER, request);
-    snapshot.revision = Revision(snapshot.revision.0 + 1);
+    asks(&mut snapshot, what);
     snapshot
 }
 
@@ -24,15 +20,7 @@ fn told(name: &str, run: Run, snapshot: Snapshot) -> (State, Option<Outcome>) {
     let given = instance(name, super::given::snapshot());
     let given = after(given, Time(0), Event::Observed(server(name, run)));
     let (then, actions) = step(&given, NOW, Event::Snapshot(snapshot.into()));
-    let answer = actions.into_iter().find_map(|action| match action {
-        Action::Answer { request: NUMBER, outcome } => Some(outcome),
-        Action::Answer { .. }
-        | Action::Announce(_)
-        | Action::Declare(_)
-        | Action::Want(_)
-        | Action::Finish => None,
-    });
-    (then, answer)
+    (then, outcome(actions))
 }
 
 fn stopped() -> Run {

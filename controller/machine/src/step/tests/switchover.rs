@@ -7,8 +7,6 @@ use dugong_topology::{Generation, Lsn, Position, Revision};
 use super::given::*;
 use crate::*;
 
-const NUMBER: RequestNumber = RequestNumber(5);
-
 fn asked(to: Option<&str>) -> Snapshot {
     let mut snapshot = snapshot();
     let what = Ask::Switchover(Switchover {
@@ -17,9 +15,7 @@ fn asked(to: Option<&str>) -> Snapshot {
         drain: Duration::from_secs(2),
         deadline: Duration::from_secs(10),
     });
-    let request = Request { number: NUMBER, by: "ann".to_owned(), asked_unix_ms: 0, what };
-    snapshot.requests.insert(NUMBER, request);
-    snapshot.revision = Revision(snapshot.revision.0 + 1);
+    asks(&mut snapshot, what);
     snapshot
 }
 
@@ -39,14 +35,7 @@ fn said(state: &State) -> Presence {
 }
 
 fn answer(state: &State, now: Time, event: Event) -> Option<Outcome> {
-    step(state, now, event).1.into_iter().find_map(|action| match action {
-        Action::Answer { request: NUMBER, outcome } => Some(outcome),
-        Action::Answer { .. }
-        | Action::Announce(_)
-        | Action::Declare(_)
-        | Action::Want(_)
-        | Action::Finish => None,
-    })
+    outcome(step(state, now, event).1)
 }
 
 /// pg-1 in office with a session that lives on, and a request.
