@@ -34,6 +34,7 @@ mod programs;
 mod replay;
 mod reporter;
 mod running;
+mod seam;
 mod settle;
 mod supervisor;
 pub mod warden;

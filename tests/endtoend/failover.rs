@@ -1,9 +1,9 @@
 //! Each process of a cluster is killed, and comes back; no acknowledged row is lost.
 
-use dugong_tests::{Cluster, Instance, Writer, eventually, kill, pause};
+use dugong_tests::{Cluster, Instance, Writer, connect, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Role};
 
-use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, kill_all_of, making, nothing_is_lost, written_to};
 
 fn kill_postmaster(instance: &Instance) {
     kill(instance.postmaster().expect("the server runs"));
@@ -85,6 +85,57 @@ async fn a_primary_whose_server_hangs() {
     .await;
     assert_eq!(generations, 1);
     assert_eq!(cluster.with_role(Role::Primary).id.as_str(), "pg-2");
+}
+
+/// Ends two MB before the next segment of WAL.
+const UP_TO_A_BOUNDARY: &str = "select pg_logical_emit_message(true, 'fill', repeat('x', ( \
+    (31457280 - (pg_current_wal_insert_lsn() - '0/0') % 16777216) % 16777216)::int))";
+
+/// More than the buffers for WAL hold, so that its beginning is written at once. Nobody flushes
+/// the rest.
+const ACROSS_A_BOUNDARY: &str =
+    "begin; select pg_logical_emit_message(false, 'long', repeat('x', 8000000))";
+
+/// What the standbys have of a record that never became whole ends where a segment ends: they ask
+/// the new primary for the next one, which it has not reached itself.
+#[tokio::test]
+async fn the_primary_between_two_segments_of_its_wal() {
+    let (cluster, writer) = written_to().await;
+    let (before, old) = (cluster.whole().await, cluster.with_role(Role::Primary));
+    let makings = || ["pg-2", "pg-3"].map(|id| making(&cluster.instance(&id.parse().unwrap())));
+    let made = makings();
+    let first = writer.stop().await;
+    let last = connect(&direct_dsn(&cluster, &cluster.with_role(Role::Async))).await.unwrap();
+    let client = connect(&cluster.dsn(&[])).await.unwrap();
+    client.batch_execute(UP_TO_A_BOUNDARY).await.unwrap();
+
+    // Neither a heartbeat nor anything else flushes WAL from here on.
+    let (controller, walwriter) = (old.controller().unwrap(), old.server_process("walwriter"));
+    pause(walwriter.expect("it has one"));
+    pause(controller);
+    client.batch_execute(ACROSS_A_BOUNDARY).await.unwrap();
+    eventually("the last one has all up to the boundary", SOON, async || {
+        let row = last
+            .query_one(
+                "select pg_last_wal_receive_lsn()::text, \
+            (pg_last_wal_receive_lsn() - '0/0') % 16777216 = 0",
+                &[],
+            )
+            .await;
+        let row = row.map_err(|error| error.to_string())?;
+        if row.get(1) { Ok(()) } else { Err(row.get::<_, String>(0)) }
+    })
+    .await;
+    kill_postmaster(&old);
+    resume(controller);
+
+    let writer = Writer::start(&cluster.dsn(&[]), "more_numbers").await;
+    writer.goes_on(50, SOON).await;
+    let topology = cluster.whole().await;
+    assert_eq!(topology.generation.0, before.generation.0 + 1);
+    assert_eq!(makings(), made, "nobody but the old primary needed a copy");
+    assert!(first.lost.is_empty(), "{first:?}");
+    nothing_is_lost(writer).await;
 }
 
 #[tokio::test]

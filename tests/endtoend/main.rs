@@ -41,6 +41,27 @@ async fn written_to() -> (Cluster, Writer) {
     (cluster, writer)
 }
 
+/// How often the instance's data was made anew.
+fn making(instance: &Instance) -> u64 {
+    let identity =
+        std::fs::read(instance.data().join("dugong.identity.json")).expect("it has data");
+    let identity: serde_json::Value = serde_json::from_slice(&identity).expect("it is JSON");
+    identity["making"].as_u64().expect("data knows its making")
+}
+
+/// The connection string of one instance's own server, past the proxy.
+fn direct_dsn(cluster: &Cluster, instance: &Instance) -> String {
+    let topology = cluster.topology().expect("the cluster shows its topology");
+    let (_, member) =
+        topology.members().find(|(_, member)| member.id == instance.id).expect("it is a member");
+    let address = member.address.clone().expect("it has said where it listens");
+    let dsn = cluster.dsn(&[]);
+    let rest =
+        dsn.split(' ').filter(|part| !part.starts_with("host=") && !part.starts_with("port="));
+    let rest = rest.collect::<Vec<_>>().join(" ");
+    format!("host={} port={} {rest}", address.host, address.port)
+}
+
 /// SIGKILL to the controller and to the server.
 fn kill_all_of(instance: &Instance) {
     let postmaster = instance.postmaster().expect("the server runs");

@@ -1,13 +1,12 @@
 //! What operators ask for: another primary, as planned or rolled back; and that nothing moves.
 
-use std::fs;
 use std::process::Output;
 use std::time::Duration;
 
 use dugong_tests::{Cluster, Instance, pause, resume};
 use dugong_topology::{Phase, Role, Topology};
 
-use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
+use crate::{SOON, kill_all_of, making, nothing_is_lost, written_to};
 
 /// Runs the command while writers go on.
 async fn run(cluster: &Cluster, subcommand: &str, arguments: &[&str]) -> Output {
@@ -19,13 +18,6 @@ async fn run(cluster: &Cluster, subcommand: &str, arguments: &[&str]) -> Output 
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// How often the instance's data was made anew.
-fn making(instance: &Instance) -> u64 {
-    let identity = fs::read(instance.data().join("dugong.identity.json")).expect("it has data");
-    let identity: serde_json::Value = serde_json::from_slice(&identity).expect("it is JSON");
-    identity["making"].as_u64().expect("data knows its making")
 }
 
 fn chain(topology: &Topology) -> Vec<String> {

@@ -2,28 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use dugong_tests::{
-    Cluster, Instance, connect, eventually, kill, parent_of, pause, restart, resume,
-};
+use dugong_tests::{connect, eventually, kill, parent_of, pause, restart, resume};
 use dugong_topology::{Generation, Role};
 
-use crate::{SOON, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, nothing_is_lost, written_to};
 
 /// The longer of a primary's two leases as `dugong up` has them, and a second.
 const LEASES_AND_A_SECOND: Duration = Duration::from_secs(4);
-
-/// The connection string of one instance's own server, past the proxy.
-fn direct_dsn(cluster: &Cluster, instance: &Instance) -> String {
-    let topology = cluster.topology().expect("the cluster shows its topology");
-    let (_, member) =
-        topology.members().find(|(_, member)| member.id == instance.id).expect("it is a member");
-    let address = member.address.clone().expect("it has said where it listens");
-    let dsn = cluster.dsn(&[]);
-    let rest =
-        dsn.split(' ').filter(|part| !part.starts_with("host=") && !part.starts_with("port="));
-    let rest = rest.collect::<Vec<_>>().join(" ");
-    format!("host={} port={} {rest}", address.host, address.port)
-}
 
 #[tokio::test]
 async fn a_paused_controller_fences_its_primary_all_the_same() {

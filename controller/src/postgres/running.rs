@@ -10,7 +10,7 @@ use std::time::Duration;
 use dugong_machine::{
     Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Time, Work,
 };
-use dugong_topology::{Generation, History, InstanceId, TimelineId};
+use dugong_topology::{Generation, History, InstanceId, Lsn, TimelineId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, 
 use super::names::Names;
 use super::postmaster::Postmaster;
 use super::replay::ReplayProbe;
+use super::seam;
 
 /// A promotion that was asked for is asked for again after this.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -59,6 +60,9 @@ pub(super) struct Running {
     pub(super) confirmed: bool,
     promotion_asked: Option<Instant>,
     receiver_before: Option<i32>,
+    /// How far WAL was received, where that is in the middle of a record. Once promoted: what is
+    /// still to be seen to.
+    cut_off: Option<Lsn>,
     idle_before: Option<Idle>,
     history: Option<History>,
     /// After a promotion, a crash would replay from before it, and others would still see the old
@@ -85,6 +89,7 @@ impl Running {
             confirmed: false,
             promotion_asked: None,
             receiver_before: None,
+            cut_off: None,
             idle_before: None,
             history: None,
             checkpoint_due: false,
@@ -195,6 +200,11 @@ impl Running {
             Sessions::Stay => None,
             Sessions::Leave => Some(see_sessions_off(self.session().await?).await?),
         };
+        if let Some(received) = self.cut_off {
+            // Before the look: the sync is waited for to have this, too.
+            seam::write_past(&self.door, received).await?;
+            self.cut_off = None;
+        }
         let look = look_at_primary(self.session().await?).await?;
         let ours = place.layout.data.join("dugong.conf");
         let in_force = look.names == self.live.names.rendered()
@@ -251,6 +261,7 @@ impl Running {
         }
         let mut receiver = look.receiver(self.receiver_before);
         self.receiver_before = look.receiver;
+        self.cut_off = look.received.filter(|received| *received > look.replayed);
         if self.live.source == Source::Sealed {
             if look.replay_paused {
                 // What somebody paused would keep the end of the WAL out of sight for ever.
