@@ -33,6 +33,7 @@ mod process;
 mod programs;
 mod replay;
 mod reporter;
+mod room;
 mod running;
 mod seam;
 mod settle;

@@ -1,10 +1,10 @@
 //! The disk of one instance is full while clients write, and has room again later.
 
 use dugong_tests::{Cluster, Disk, Writer, connect};
-use dugong_topology::{Role, Topology};
+use dugong_topology::{InstanceId, Role, Topology};
 use tokio::task::JoinSet;
 
-use crate::{SOON, nothing_is_lost};
+use crate::{SOON, making, nothing_is_lost};
 
 /// More than two segments of WAL and nothing else: a full disk shows only where a file grows, and
 /// a table that cannot grow is an error for whoever writes into it, not the end of a server.
@@ -39,6 +39,7 @@ async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> Optio
         return None;
     }
     let (cluster, before) = with_disk(role).await;
+    let id = cluster.with_role(role).id;
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     writer.goes_on(20, SOON).await;
     let mut churning = JoinSet::new();
@@ -47,10 +48,19 @@ async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> Optio
     cluster.until("the full disk shows", |now| shows(&before, now)).await;
     churning.shutdown().await;
     writer.goes_on(50, SOON).await;
+    let says = |now: &Topology| note(now, &id).contains("is full");
+    cluster.until("the instance says that its disk is full", says).await;
     cluster.disk().free();
     let after = cluster.whole().await;
     nothing_is_lost(writer).await;
     Some((cluster, after.generation.0 - before.generation.0))
+}
+
+/// What `instance` says about itself, for people.
+fn note<'a>(topology: &'a Topology, instance: &InstanceId) -> &'a str {
+    let mut members = topology.members();
+    let member = members.find(|(_, member)| member.id == *instance);
+    member.and_then(|(_, member)| member.note.as_deref()).unwrap_or_default()
 }
 
 fn next_generation(before: &Topology, now: &Topology) -> bool {
@@ -74,7 +84,9 @@ async fn of_the_sync() {
 
 #[tokio::test]
 async fn of_the_async() {
-    let unhealthy = |_: &Topology, now: &Topology| now.standbys().any(|member| !member.healthy);
-    let Some((_cluster, generations)) = full(Role::Async, unhealthy).await else { return };
+    let does_not_follow =
+        |_: &Topology, now: &Topology| now.asyncs.iter().any(|member| member.upstream.is_none());
+    let Some((cluster, generations)) = full(Role::Async, does_not_follow).await else { return };
     assert_eq!(generations, 0, "an async is nobody's concern");
+    assert_eq!(making(&cluster.with_role(Role::Async)), 1, "it went on from what it had");
 }

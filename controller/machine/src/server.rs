@@ -103,12 +103,21 @@ pub struct Upstream {
 pub struct Server {
     pub data: Data,
     pub run: Run,
+    pub room: Room,
     /// While it is down after a primary stopped in order: where the last record of its WAL begins,
     /// the shutdown checkpoint.
     pub shut_down_at: Option<Position>,
     /// Why the goal is not reached yet, where that is more than a matter of time: the last error,
     /// in words, with the next step.
     pub trouble: Option<String>,
+}
+
+/// What is left on the disks of the instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Room {
+    Enough,
+    /// Too little for a server to go on. A copy would need more still.
+    Short,
 }
 
 /// The data directory.
@@ -236,7 +245,13 @@ pub enum Waits {
 impl Server {
     /// Before the first look.
     pub fn unknown() -> Self {
-        Self { data: Data::Unknown, run: Run::Unknown, shut_down_at: None, trouble: None }
+        Self {
+            data: Data::Unknown,
+            run: Run::Unknown,
+            room: Room::Enough,
+            shut_down_at: None,
+            trouble: None,
+        }
     }
 
     /// The identity of this instance's own data, if it has any.

@@ -24,6 +24,7 @@ use super::plan::{Process, Step, next_step};
 use super::postmaster::{Patience, Postmaster};
 use super::process::{Exit, Spawner, end_all};
 use super::reporter::{REPEAT, Reporter};
+use super::room::Disks;
 use super::running::{Place, Running, generation_of, see_generation};
 use super::warden::Term;
 use super::{Seen, Settings};
@@ -57,6 +58,7 @@ pub(super) struct Supervisor {
     shut_down_at: Option<Position>,
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
+    disks: Disks,
     /// The life in which a primary died: it is started again only for a later one.
     died_in: Option<u32>,
     /// The data was destroyed under the running server; what is left of it is in the way.
@@ -105,6 +107,7 @@ impl Supervisor {
             running: None,
             shut_down_at: None,
             trouble: None,
+            disks: Disks::default(),
             died_in: None,
             destroyed: false,
             restarts: Backoff::restarts(),
@@ -503,9 +506,11 @@ impl Supervisor {
     }
 
     async fn report(&mut self, run: Run) {
-        let (data, trouble) = (self.data.clone(), self.trouble.clone());
+        self.disks.look(&self.layout);
+        let (data, room) = (self.data.clone(), self.disks.room());
+        let trouble = self.disks.amend(self.trouble.clone());
         let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
-        let server = Server { data, run, shut_down_at, trouble };
+        let server = Server { data, run, room, shut_down_at, trouble };
         self.reporter.report(server).await;
     }
 

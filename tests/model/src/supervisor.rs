@@ -1,7 +1,7 @@
 //! The supervisor of one server: one step towards the goal, and a look at what is there.
 
 use dugong_machine::{
-    Access, Goal, Identity, PrimaryGoal, PrimaryView, Run, Server as Seen, StandbyGoal, Stop,
+    Access, Goal, Identity, PrimaryGoal, PrimaryView, Room, Run, Server as Seen, StandbyGoal, Stop,
     SystemIdentifier, Work,
 };
 use dugong_simulator::office::Office;
@@ -269,7 +269,7 @@ impl World {
             Process::Primary(primary) => Run::Primary(self.look_at_primary(node, primary, history)),
         };
         let shut_down_at = server.shut_down_at.filter(|_| run == Run::Down);
-        Seen { data, run, shut_down_at, trouble: None }
+        Seen { data, run, room: Room::Enough, shut_down_at, trouble: None }
     }
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {

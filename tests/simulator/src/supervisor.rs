@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Run, Server as Seen,
-    StandbyGoal, StandbyView, Stop, SystemIdentifier, Work,
+    Access, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Room, Run,
+    Server as Seen, StandbyGoal, StandbyView, Stop, SystemIdentifier, Work,
 };
 use dugong_topology::{Generation, History, Position};
 
@@ -439,7 +439,7 @@ impl World {
             Process::Primary(primary) => Run::Primary(self.look_at_primary(node, primary, history)),
         };
         let shut_down_at = server.shut_down_at.filter(|_| run == Run::Down);
-        Seen { data, run, shut_down_at, trouble: None }
+        Seen { data, run, room: Room::Enough, shut_down_at, trouble: None }
     }
 
     fn look_at_primary(&self, node: usize, primary: &Primary, history: History) -> PrimaryView {

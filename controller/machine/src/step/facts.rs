@@ -9,7 +9,7 @@ use crate::chain::{is_in_office, office_history, primary_history};
 use crate::event::{Answer, Event};
 use crate::record::Record;
 use crate::request::Outcome;
-use crate::server::{Goal, Names, PrimaryView, Receiver, Run, Server, StandbyView, Waits};
+use crate::server::{Goal, Names, PrimaryView, Receiver, Room, Run, Server, StandbyView, Waits};
 use crate::snapshot::{Declared, Snapshot};
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -179,6 +179,10 @@ impl State {
                 let making = self.server.identity().map(|identity| identity.making);
                 if forked {
                     self.forked_making = making;
+                }
+                // Without room a copy would come to nothing; with room, streaming gets its time.
+                if self.server.room == Room::Short {
+                    self.dry_since = self.dry_since.and(Some(now));
                 }
                 let stuck =
                     self.dry_since.is_some_and(|at| now.is_past(at, self.settings.stuck_after));

@@ -378,6 +378,19 @@ fn a_copy_of_what_cannot_stream_goes_on_while_the_server_is_down_for_it() {
 }
 
 #[test]
+fn a_standby_without_room_is_not_copied_but_gets_its_time_once_there_is_room() {
+    let run = || Run::Standby(standby(Receiver::Stopped));
+    let dry = |room| Event::Observed(Server { room, ..server("pg-3", run()) });
+    let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { .. }));
+    let given = after(instance("pg-3", snapshot()), NOW, dry(Room::Short));
+    let short = after(given, later(3600), dry(Room::Short));
+    assert!(!copies(&short), "a copy needs more room than it has");
+    let freed = after(short, later(3601), dry(Room::Enough));
+    assert!(!copies(&after(freed.clone(), later(3629), dry(Room::Enough))));
+    assert!(copies(&after(freed, later(3630), dry(Room::Enough))));
+}
+
+#[test]
 fn the_syncs_data_is_kept_while_no_primary_is_in_office() {
     let dry = |name: &str| Event::Observed(server(name, Run::Standby(standby(Receiver::Stopped))));
     let copies = |state: &State| matches!(state.goal, Some(Goal::Copied { .. }));
@@ -454,8 +467,15 @@ fn only_the_first_of_enough_empty_instances_makes_a_cluster() {
         }
         snapshot
     };
-    let seen =
-        |data| Event::Observed(Server { data, run: Run::Down, shut_down_at: None, trouble: None });
+    let seen = |data| {
+        Event::Observed(Server {
+            data,
+            run: Run::Down,
+            room: Room::Enough,
+            shut_down_at: None,
+            trouble: None,
+        })
+    };
     #[rustfmt::skip]
     let cases = [
         ("pg-1", 3, true),
@@ -500,6 +520,7 @@ fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
     let seen = Event::Observed(Server {
         data: foreign,
         run: Run::Down,
+        room: Room::Enough,
         shut_down_at: None,
         trouble: None,
     });
