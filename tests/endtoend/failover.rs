@@ -138,6 +138,38 @@ async fn the_primary_between_two_segments_of_its_wal() {
     nothing_is_lost(writer).await;
 }
 
+/// How many segments of WAL an instance has made.
+fn segments(instance: &Instance) -> usize {
+    let files = std::fs::read_dir(instance.data().join("pg_wal")).expect("it has WAL");
+    let is_segment = |name: &str| name.len() == 24 && name.starts_with("0000000");
+    files.flatten().filter(|file| file.file_name().to_str().is_some_and(is_segment)).count()
+}
+
+/// Its standbys read what they have of the record again and again; nobody may take that for news.
+#[tokio::test]
+async fn the_primary_in_the_middle_of_a_very_long_record() {
+    let (cluster, writer) = written_to().await;
+    let (before, old) = (cluster.whole().await, cluster.with_role(Role::Primary));
+    let makings = || ["pg-2", "pg-3"].map(|id| making(&cluster.instance(&id.parse().unwrap())));
+    let (made, last) = (makings(), cluster.with_role(Role::Async));
+    let there = segments(&last);
+    let client = connect(&cluster.dsn(&[])).await.unwrap();
+    let message = "select pg_logical_emit_message(true, 'long', repeat('x', 500000000))";
+    let record = tokio::spawn(async move { client.batch_execute(message).await });
+    eventually("the last one has some segments of the record", SOON, async || {
+        let now = segments(&last);
+        if now > there + 3 { Ok(()) } else { Err(format!("{now} segments")) }
+    })
+    .await;
+    kill_postmaster(&old);
+    assert!(record.await.unwrap().is_err(), "it was not whole");
+    writer.goes_on(50, SOON).await;
+    let topology = cluster.whole().await;
+    assert_eq!(topology.generation.0, before.generation.0 + 1, "the sync took over");
+    assert_eq!(makings(), made, "nobody but the old primary needed a copy");
+    nothing_is_lost(writer).await;
+}
+
 #[tokio::test]
 async fn the_primary_twice_in_a_row() {
     let (cluster, writer) = written_to().await;

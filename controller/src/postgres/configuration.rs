@@ -81,6 +81,10 @@ pub(super) enum Source {
     Nobody,
     /// From nobody ever again: what is here is replayed at once, at the expense of readers (R4).
     Sealed,
+    /// The same where that took too long: the startup process pauses longer between two attempts
+    /// to get WAL than it takes to read the beginning of a very long record again. Only in such a
+    /// pause can it be seen that all is replayed.
+    SealedSlowly,
     From(#[serde(with = "UpstreamText")] Upstream),
 }
 
@@ -143,8 +147,9 @@ fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
     set("cluster_name", settings.instance.as_str());
     match &live.source {
         Source::Nobody | Source::From(_) => set("wal_retrieve_retry_interval", "100ms"),
-        Source::Sealed => {
-            set("wal_retrieve_retry_interval", "10ms");
+        Source::Sealed | Source::SealedSlowly => {
+            let slowly = live.source == Source::SealedSlowly;
+            set("wal_retrieve_retry_interval", if slowly { "1s" } else { "10ms" });
             set("max_standby_streaming_delay", "0");
             set("max_standby_archive_delay", "0");
         }
@@ -152,7 +157,7 @@ fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
     set("primary_conninfo", &conninfo(settings, layout, &live.source));
     match &live.source {
         Source::From(_) => set("primary_slot_name", &settings.instance.slot_name()),
-        Source::Nobody | Source::Sealed => set("primary_slot_name", ""),
+        Source::Nobody | Source::Sealed | Source::SealedSlowly => set("primary_slot_name", ""),
     }
     set("synchronous_standby_names", &live.names.rendered());
     set("default_transaction_read_only", read_only(live.access));
@@ -170,7 +175,7 @@ pub(super) fn read_only(access: Access) -> &'static str {
 /// `primary_conninfo` for a source; empty where WAL comes from nobody.
 pub(super) fn conninfo(settings: &Settings, layout: &Layout, source: &Source) -> String {
     match source {
-        Source::Nobody | Source::Sealed => String::new(),
+        Source::Nobody | Source::Sealed | Source::SealedSlowly => String::new(),
         Source::From(upstream) => {
             let base = connection(settings, layout, upstream);
             format!("{base} application_name={}", settings.instance)
@@ -234,7 +239,7 @@ impl Live {
     pub(super) fn upstream(&self) -> Option<&InstanceId> {
         match &self.source {
             Source::From(upstream) => Some(&upstream.id),
-            Source::Nobody | Source::Sealed => None,
+            Source::Nobody | Source::Sealed | Source::SealedSlowly => None,
         }
     }
 }

@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn a_note_is_read_as_it_was_written() {
         let upstream = Upstream { id: "pg-1".parse().unwrap(), address: Address::loopback(5433) };
-        for source in [Source::Nobody, Source::Sealed, Source::From(upstream)] {
+        let sealed = [Source::Sealed, Source::SealedSlowly];
+        for source in [Source::Nobody, Source::From(upstream)].into_iter().chain(sealed) {
             let note = note(source);
             let text = serde_json::to_string(&note).unwrap();
             assert!(!text.contains('\n'), "one line: {text}");

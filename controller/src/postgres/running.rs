@@ -29,6 +29,8 @@ use super::seam;
 
 /// A promotion that was asked for is asked for again after this.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
+/// A seal that is not found within this is looked for at a slower pace of the server.
+const SEAL_PATIENCE: Duration = Duration::from_secs(1);
 /// A standby that receives nothing for this long is asked why.
 const DRY_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,8 @@ pub(super) struct Running {
     /// still to be seen to.
     cut_off: Option<Lsn>,
     idle_before: Option<Idle>,
+    /// Since when it is to be sealed, and is not found to be.
+    sealing_since: Option<Instant>,
     history: Option<History>,
     /// After a promotion, a crash would replay from before it, and others would still see the old
     /// timeline in the control file. One checkpoint ends that, once clients are served.
@@ -91,6 +95,7 @@ impl Running {
             receiver_before: None,
             cut_off: None,
             idle_before: None,
+            sealing_since: None,
             history: None,
             checkpoint_due: false,
             background: JoinSet::new(),
@@ -125,9 +130,16 @@ impl Running {
             (true, Some(Goal::Primary(goal))) => self.promote(place, goal).await,
             (true, Some(Goal::Standby(goal))) => {
                 let source = goal.upstream.clone().map_or(Source::Nobody, Source::From);
+                self.sealing_since = None;
                 self.stand_by(place, source, Some(&goal.downstreams)).await
             }
-            (true, Some(Goal::Sealed { .. })) => self.stand_by(place, Source::Sealed, None).await,
+            (true, Some(Goal::Sealed { .. })) => {
+                let since = *self.sealing_since.get_or_insert_with(Instant::now);
+                let slowly =
+                    since.elapsed() > SEAL_PATIENCE || self.live.source == Source::SealedSlowly;
+                let source = if slowly { Source::SealedSlowly } else { Source::Sealed };
+                self.stand_by(place, source, None).await
+            }
             (true, None | Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. })) => {
                 self.stand_by(place, self.live.source.clone(), None).await
             }
@@ -262,13 +274,14 @@ impl Running {
         let mut receiver = look.receiver(self.receiver_before);
         self.receiver_before = look.receiver;
         self.cut_off = look.received.filter(|received| *received > look.replayed);
-        if self.live.source == Source::Sealed {
+        if matches!(self.live.source, Source::Sealed | Source::SealedSlowly) {
             if look.replay_paused {
                 // What somebody paused would keep the end of the WAL out of sight for ever.
                 self.session().await?.ask("SELECT pg_wal_replay_resume()").await?;
             }
             if look.is_sealed(self.idle_before) {
                 receiver = Receiver::Sealed;
+                self.sealing_since = None;
             }
             self.idle_before = self.idle_before.or(look.idle);
         }
