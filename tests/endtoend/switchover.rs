@@ -1,9 +1,9 @@
 //! What operators ask for: another primary, as planned or rolled back; and that nothing moves.
 
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dugong_tests::{Cluster, Instance, pause, resume};
+use dugong_tests::{Cluster, Instance, connect, pause, resume};
 use dugong_topology::{Phase, Role, Topology};
 
 use crate::{SOON, kill_all_of, making, nothing_is_lost, written_to};
@@ -91,6 +91,31 @@ async fn a_sync_whose_controller_hangs_takes_nothing_over() {
 #[tokio::test]
 async fn a_sync_whose_postmaster_hangs_takes_nothing_over() {
     rolled_back(|sync| sync.postmaster().expect("the server runs")).await;
+}
+
+/// A server that does not stop, since one backend does nothing, holds up everybody else for no
+/// longer than was asked for.
+#[tokio::test]
+async fn a_primary_that_does_not_stop_stays_the_primary() {
+    let (cluster, writer) = written_to().await;
+    cluster.whole().await;
+    let client = connect(&cluster.dsn(&[])).await.unwrap();
+    let pid: i32 = client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    pause(pid.unsigned_abs());
+    let begun = Instant::now();
+
+    let output = run(&cluster, "switchover", &["--drain", "1s", "--timeout", "6s"]).await;
+
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("rolled back") && said.contains("did not stop in order"), "{said}");
+    let took = begun.elapsed();
+    println!("rolled back after {took:?}");
+    assert!(took > Duration::from_secs(5), "longer than any lease: {took:?}");
+    writer.goes_on(50, SOON).await;
+    let topology = cluster.whole().await;
+    assert_eq!(chain(&topology), ["pg-1", "pg-2", "pg-3"]);
+    nothing_is_lost(writer).await;
 }
 
 #[tokio::test]

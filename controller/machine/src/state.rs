@@ -11,7 +11,7 @@ use crate::lease::Leases;
 use crate::presence::Presence;
 use crate::record::Record;
 use crate::request::{Outcome, RequestNumber};
-use crate::server::{Goal, Names, Run, Server};
+use crate::server::{Goal, Names, Server};
 use crate::snapshot::Snapshot;
 use crate::time::Time;
 
@@ -204,8 +204,8 @@ impl State {
     ///
     /// Whoever ends it then must be able to while this instance's controller is not.
     pub fn may_serve_until(&self) -> Option<Time> {
-        let office = matches!(self.goal, Some(Goal::Primary(_)))
-            || matches!(self.server.run, Run::Primary(_));
+        // Up to its end it is a primary, which may take a while to write its last checkpoint.
+        let office = matches!(self.goal, Some(Goal::Primary(_))) || self.office.is_some();
         office.then(|| if self.has_no_heir() { Time::NEVER } else { self.leases.end() })
     }
 

@@ -32,7 +32,7 @@ impl State {
     ) -> Decision {
         let serves = match &self.server.run {
             Run::Unknown => return Decision::keep(self, "looking at the server"),
-            Run::Down if self.is_stopping() => return self.hand_over(record),
+            Run::Down if self.is_stopping() => return self.hand_over(now, record),
             Run::Down => return self.fill_vacancy(now, snapshot, record),
             Run::Busy(_) | Run::Standby(_) => None,
             Run::Primary(view) => self.office.as_ref().map(|office| (view, office)),
@@ -46,7 +46,7 @@ impl State {
                 .noting("fenced: neither the store nor the sync confirms the office");
         }
         if self.is_stopping() {
-            return self.hand_over(record);
+            return self.hand_over(now, record);
         }
         match (serves, &self.goal) {
             (Some((view, office)), _) => self.hold_office(now, snapshot, record, view, office),

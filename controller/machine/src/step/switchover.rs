@@ -208,6 +208,15 @@ impl State {
         })
     }
 
+    /// Whether the deadline of the switchover has passed.
+    fn is_late(&self, now: Time) -> bool {
+        let asked = self.snapshot.as_ref().and_then(|snapshot| snapshot.switchover());
+        self.switchover
+            .as_ref()
+            .zip(asked)
+            .is_some_and(|(ongoing, (_, asked))| now.is_past(ongoing.since, asked.deadline))
+    }
+
     /// Whether clients finish what they have begun, and begin nothing.
     pub(super) fn is_draining(&self) -> bool {
         self.switchover.as_ref().is_some_and(|ongoing| match ongoing.stage {
@@ -217,9 +226,11 @@ impl State {
     }
 
     /// The server stops in order; once it is down, the sync may take over.
-    pub(super) fn hand_over(&self, record: &Record) -> Decision {
+    pub(super) fn hand_over(&self, now: Time, record: &Record) -> Decision {
         let heir = record.sync.as_ref().map_or("the sync", InstanceId::as_str);
-        let decision = Decision::want(Goal::Down(Stop::Fast));
+        // A shutdown cannot be taken back, but it can be ended: clients wait no longer than that.
+        let stop = if self.is_late(now) { Stop::Immediate } else { Stop::Fast };
+        let decision = Decision::want(Goal::Down(stop));
         let request = self.switchover.as_ref().map(|ongoing| ongoing.request);
         let hands_over = match (request, self.server.shut_down_at, &self.server.run) {
             (Some(request), Some(last), Run::Down) => Some(Handover { request, last }),

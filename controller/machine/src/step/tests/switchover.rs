@@ -240,6 +240,22 @@ fn a_handover_that_cannot_complete_is_taken_back() {
 }
 
 #[test]
+fn a_stop_in_order_gets_its_time_up_to_the_deadline() {
+    let stopping = after(told(asked(None)), NOW, draining(0));
+    let busy = || Event::Observed(server("pg-1", Run::Busy(Work::Stopping)));
+    let busy_at = |now| after(stopping.clone(), now, busy());
+
+    let in_time = after(busy_at(later(9)), later(9), Event::Renewed { begun: later(9) });
+    let lease = in_time.leases.session_until;
+    assert_eq!(in_time.may_serve_until(), Some(lease), "nobody ends it before its lease");
+    assert_eq!(after(stopping.clone(), NOW, busy()).goal, Some(Goal::Down(Stop::Fast)));
+
+    let renewed = after(stopping.clone(), later(9), Event::Renewed { begun: later(9) });
+    assert_eq!(after(renewed, later(10), busy()).goal, Some(Goal::Down(Stop::Immediate)));
+    assert_eq!(after(busy_at(NOW), NOW, stopped(None)).may_serve_until(), None);
+}
+
+#[test]
 fn a_stop_that_was_no_stop_in_order_hands_nothing_over() {
     let stopping = after(told(asked(None)), NOW, draining(0));
     let then = after(stopping, NOW, stopped(None));
