@@ -189,7 +189,7 @@ async fn take_over(
     wiring: &mut Wiring,
     readings: &mut watch::Receiver<Reading>,
 ) -> Option<Event> {
-    let Mandate { session_until, link_until, open } = mandate;
+    let Mandate { session_until, link_until, until: _, open } = mandate;
     state.leases = Leases { session_until, link_until };
     let looks = async {
         readings.wait_for(|reading| !matches!(reading, Reading::Pending)).await.ok()?;
@@ -233,10 +233,11 @@ async fn make_way(mut state: State, wiring: Wiring, session: session::Keeper) {
         (state, _) = step(&state, wiring.clock.now(), Event::Renewed { begun });
     }
     let Leases { session_until, link_until } = state.leases;
-    wiring.lease.send_replace(state.leases.end());
+    let until = state.may_serve_until().unwrap_or_default();
+    wiring.lease.send_replace(until);
     let open = state.office.as_ref().and_then(|office| office.open);
     // A supervisor that has ended has nothing to leave.
-    let _ = wiring.leave_running.send(Mandate { session_until, link_until, open });
+    let _ = wiring.leave_running.send(Mandate { session_until, link_until, until, open });
 }
 
 /// One compare-and-swap; its answer is an event.

@@ -159,7 +159,7 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     let found = supervisor::Inheritance::find(&layout);
     let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
-    let (lease, leased) = watch::channel(inherited.unwrap_or_default().end());
+    let (lease, leased) = watch::channel(inherited.unwrap_or_default().until);
     let (leave_running, leaving) = oneshot::channel();
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
     let words =

@@ -1,9 +1,14 @@
 //! A single instance that takes writes by itself, and becomes a cluster.
 
-use dugong_tests::{Cluster, Writer, kill};
+use std::time::Duration;
+
+use dugong_tests::{Cluster, Writer, kill, pause, restart, resume};
 use dugong_topology::{Phase, Role};
 
 use crate::{SOON, nothing_is_lost};
+
+/// Longer than either lease as `dugong up` has them.
+const PAST_ANY_LEASE: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn one_node_takes_writes_and_becomes_a_cluster() {
@@ -37,4 +42,26 @@ async fn one_node_takes_writes_and_becomes_a_cluster() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("never goes back to one node"), "{said}");
+}
+
+/// Nobody could take over, so nothing is gained by an end of the server.
+#[tokio::test]
+async fn one_node_outlives_its_controller() {
+    let cluster = Cluster::begin_with(&["--one-node"]);
+    cluster.until("it takes writes", |t| t.phase == Phase::ReadWrite).await;
+    let only = cluster.with_role(Role::Primary);
+    let (server, controller) = (only.postmaster(), only.controller().expect("it runs"));
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    writer.goes_on(20, SOON).await;
+
+    pause(cluster.launcher()); // Nobody starts another controller.
+    restart(controller);
+    writer.goes_on_for(PAST_ANY_LEASE, SOON).await;
+    assert_eq!(only.controller(), None);
+    resume(cluster.launcher());
+
+    cluster.until("there is another controller", |t| t.phase == Phase::ReadWrite).await;
+    assert_eq!(only.postmaster(), server, "it has taken the server over");
+    let report = nothing_is_lost(writer).await;
+    assert_eq!(report.errors, [""; 0], "no write has failed");
 }

@@ -21,6 +21,8 @@ pub struct Mandate {
     /// The ends of the two leases, by the clock of this machine.
     pub session_until: Time,
     pub link_until: Time,
+    /// Until when its primary may serve: never an end where nobody could take over.
+    pub until: Time,
     /// The newest generation whose sync had caught up with this server (R5).
     pub open: Option<Generation>,
 }
@@ -53,13 +55,6 @@ pub(super) struct UpstreamText {
     address: Address,
 }
 
-impl Mandate {
-    /// Until when a primary may serve.
-    pub(super) fn end(self) -> Time {
-        self.session_until.max(self.link_until)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +66,7 @@ mod tests {
             mandate: Mandate {
                 session_until: Time(5),
                 link_until: Time(7),
+                until: Time(7),
                 open: Some(Generation(3)),
             },
             listen: Address::loopback(5432),

@@ -21,7 +21,12 @@ async fn open_cluster() -> (Instance, Instance) {
 }
 
 fn mandate() -> Mandate {
-    Mandate { session_until: Time(1), link_until: Time::NEVER, open: Some(Generation(1)) }
+    Mandate {
+        session_until: Time(1),
+        link_until: Time(2),
+        until: Time::NEVER,
+        open: Some(Generation(1)),
+    }
 }
 
 #[test]
