@@ -99,10 +99,4 @@ mod tests {
         assert!(serde_json::from_str::<Note>(&more).is_err());
         assert!(serde_json::from_str::<Note>("{}").is_err());
     }
-
-    #[test]
-    fn a_mandate_ends_with_the_last_of_its_leases() {
-        assert_eq!(note(Source::Nobody).mandate.end(), Time(7));
-        assert_eq!(Mandate::default().end(), Time(0));
-    }
 }
