@@ -7,7 +7,7 @@ help:
 	@echo 'make demo       install what is missing, build, run a cluster of three on this machine'
 	@echo 'make test       install what the tests need, run every test against real servers, simulate'
 	@echo 'make simulate   clusters in virtual time, with new faults, until a promise breaks or Ctrl-C'
-	@echo 'make model      every interleaving of a cluster of three with two faults, then of four, for an hour'
+	@echo 'make model      every interleaving of a cluster of three with two faults (hours), then of four (30 minutes)'
 	@echo 'make build      build the programs (target/release)'
 	@echo 'make lint       formatting, lints, directions of dependencies'
 	@echo 'make bench      how long writes pause in a failover, beside a floor of the same run'
@@ -33,7 +33,7 @@ simulate:
 	cargo run --release --package dugong-simulator -- --runs 100000000 --first-seed $$(date +%s)000
 
 model:
-	cargo run --release --package dugong-model -- --faults 2 --minutes 30
+	cargo run --release --package dugong-model -- --faults 2 --one-by-one
 	cargo run --release --package dugong-model -- --instances 4 --minutes 30
 
 build:

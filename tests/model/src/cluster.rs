@@ -25,6 +25,8 @@ pub(crate) struct Scope {
     pub(crate) grain: Grain,
     /// The faults that may strike.
     pub(crate) kinds: Vec<Fault>,
+    /// Those of them that may be the first.
+    pub(crate) first: Vec<Fault>,
     pub(crate) bugs: Vec<Bug>,
 }
 
@@ -66,6 +68,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Whether any fault there is may come first.
+    pub(crate) fn has_every_fault(&self) -> bool {
+        self.scope.first.len() == Fault::all(self.scope.size).len()
+    }
+
     /// A whole cluster, before anything went wrong.
     ///
     /// # Errors
@@ -251,11 +258,12 @@ impl Model for Cluster {
                 steps.push(Step::Write(node));
             }
         }
+        let struck = world.faults < self.scope.faults;
+        let faults = if struck { &self.scope.kinds } else { &self.scope.first };
         // A healthy cluster does the same every second: the first fault comes in the first one.
-        let due = world.faults < self.scope.faults || world.now == self.whole.now + 1;
-        if world.faults > 0 && due {
-            let faults = self.scope.kinds.iter().copied();
-            steps.extend(faults.filter(|fault| world.can_suffer(*fault)).map(Step::Fault));
+        if world.faults > 0 && (struck || world.now == self.whole.now + 1) {
+            let possible = faults.iter().copied().filter(|fault| world.can_suffer(*fault));
+            steps.extend(possible.map(Step::Fault));
         }
     }
 

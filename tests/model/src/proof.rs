@@ -55,6 +55,7 @@ impl Proof {
             writes: self.writes,
             grain: self.grain,
             kinds: self.faults.to_vec(),
+            first: self.faults.to_vec(),
             bugs: self.bugs.to_vec(),
         }
     }
