@@ -38,6 +38,7 @@ mod running;
 mod seam;
 mod settle;
 mod supervisor;
+mod timeline;
 pub mod warden;
 
 use std::collections::BTreeMap;

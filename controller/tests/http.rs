@@ -276,6 +276,7 @@ async fn the_first_freeze_stays_until_it_is_taken_back() {
         asyncs: vec![id("pg-3")],
         deposed: Vec::new(),
         began_at: Position { timeline: TimelineId(1), lsn: dugong_topology::Lsn(1) },
+        timeline: TimelineId(1),
         frozen: None,
         one_node: false,
         reason: Reason::Bootstrap,

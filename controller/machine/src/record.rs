@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use dugong_topology::{Freeze, Generation, InstanceId, Position, Role};
+use dugong_topology::{Freeze, Generation, InstanceId, Position, Role, TimelineId};
 use serde::{Deserialize, Serialize};
 
 /// Who is what in one generation of one cluster. Written only by compare-and-swap (R1).
@@ -24,6 +24,10 @@ pub struct Record {
     pub deposed: Vec<Deposed>,
     /// Where the generation begins: its sync may take over only from here on (R3 c).
     pub began_at: Position,
+    /// The primary's timeline. It grows with each takeover: no two primaries ever begin the same,
+    /// not even where one of them was lost before anybody had heard of its timeline.
+    #[serde(default)]
+    pub timeline: TimelineId,
     /// While set, nothing in the record changes by itself.
     pub frozen: Option<Freeze>,
     /// The operator asked for a primary without a sync. Ends with the first sync, for ever.
@@ -131,6 +135,7 @@ impl Record {
         next.primary = me.clone();
         next.sync = Some(sync.clone());
         next.began_at = end;
+        next.timeline = self.timeline_after(end);
         next.reason = Reason::PrimaryLost;
         next
     }
@@ -160,6 +165,7 @@ impl Record {
         next.sync = sync.cloned();
         next.one_node = false;
         next.began_at = end;
+        next.timeline = self.timeline_after(end);
         next.reason = Reason::Operator;
         next
     }
@@ -180,6 +186,11 @@ impl Record {
         let others: BTreeSet<_> = members.chain(known).filter(|id| *id != me).collect();
         next.deposed = others.into_iter().map(|id| Deposed { id: id.clone(), since }).collect();
         next
+    }
+
+    /// One that nobody ever had, for a promotion at `end`.
+    fn timeline_after(&self, end: Position) -> TimelineId {
+        TimelineId(self.timeline.max(end.timeline).0 + 1)
     }
 
     /// R2, R6: as was asked for, an async and the sync change places.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position};
+use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position, TimelineId};
 use serde::{Deserialize, Serialize};
 
 use crate::presence::StandbyLag;
@@ -45,6 +45,8 @@ pub enum Stop {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PrimaryGoal {
     pub generation: Generation,
+    /// The one that a promotion begins. What is on another one of this number is not its own.
+    pub timeline: TimelineId,
     pub names: Names,
     pub access: Access,
     pub sessions: Sessions,

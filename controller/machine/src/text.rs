@@ -132,6 +132,7 @@ mod tests {
             asyncs: vec![id("pg-3")],
             deposed: vec![Deposed { id: id("pg-4"), since: Generation(3) }],
             began_at: Position::new(TimelineId(2), Lsn(0x100)),
+            timeline: TimelineId(2),
             frozen: None,
             one_node: false,
             reason: Reason::PrimaryLost,

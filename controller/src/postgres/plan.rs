@@ -122,6 +122,7 @@ mod tests {
     fn primary() -> Goal {
         Goal::Primary(PrimaryGoal {
             generation: Generation(1),
+            timeline: TimelineId(1),
             names: Names::Each(Vec::new()),
             access: Access::ReadOnly,
             sessions: Sessions::Stay,

@@ -10,14 +10,14 @@ use std::time::Duration;
 use dugong_machine::{
     Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Time, Work,
 };
-use dugong_topology::{Generation, History, InstanceId, Lsn, TimelineId};
+use dugong_topology::{Generation, History, InstanceId, Lsn, Position, TimelineId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Settings;
 use super::configuration::{self, Clients, Live, Source};
-use super::control::{Door, LookError, Session, literal};
+use super::control::{Door, LookError, Session, literal, only, value};
 use super::data_dir::{self, StartsAs};
 use super::greeting::Greeter;
 use super::layout::Layout;
@@ -26,6 +26,7 @@ use super::names::Names;
 use super::postmaster::Postmaster;
 use super::replay::ReplayProbe;
 use super::seam;
+use super::timeline::make_next;
 
 /// A promotion that was asked for is asked for again after this.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -181,11 +182,26 @@ impl Running {
             // All of its WAL is in every later primary's, so that readers may stay.
             let clients = self.live.clients;
             self.settle(place, &Live { names, access: Access::ReadOnly, clients, source }).await?;
+            self.name_timeline(place, goal.timeline).await?;
             self.promotion_asked = Some(Instant::now());
             self.checkpoint_due = true;
             self.session().await?.ask("SELECT pg_promote(false)").await?;
         }
         Ok(Run::Busy(Work::Promoting))
+    }
+
+    /// Sees to it that the promotion begins this one.
+    async fn name_timeline(
+        &mut self,
+        place: Place<'_>,
+        timeline: TimelineId,
+    ) -> Result<(), LookError> {
+        let mut probe = ReplayProbe::open(&self.door).await?;
+        let own = probe.look().await?.timeline;
+        let sets = self.session().await?.ask("SELECT pg_last_wal_replay_lsn()").await?;
+        let end = Position::new(own, value(only(&sets, 0)?, 0)?);
+        make_next(&place.layout.data, end, timeline)
+            .map_err(|error| LookError::File { what: "the next timeline cannot be chosen", error })
     }
 
     /// No goal: it was inherited, and stays as it is until somebody says what it shall be.

@@ -183,6 +183,7 @@ mod tests {
             asyncs: vec![id("pg-3")],
             deposed: Vec::new(),
             began_at: Position::new(TimelineId(2), Lsn(0x100)),
+            timeline: TimelineId(2),
             frozen: None,
             one_node: false,
             reason: Reason::PrimaryLost,

@@ -92,6 +92,7 @@ pub(super) fn record(generation: u64) -> Record {
         asyncs: vec![id("pg-3")],
         deposed: Vec::new(),
         began_at: position(0x80),
+        timeline: TimelineId(1),
         frozen: None,
         one_node: false,
         reason: Reason::Bootstrap,

@@ -15,7 +15,7 @@ use dugong_machine::{
     Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView,
     Time, Upstream,
 };
-use dugong_topology::{Address, Generation, InstanceId};
+use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -93,6 +93,8 @@ pub(crate) fn id(text: &str) -> InstanceId {
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
     pub(crate) generation: Generation,
+    /// The one that its promotion begins.
+    pub(crate) timeline: TimelineId,
     /// A primary that died is started again only in a later one.
     pub(crate) life: u32,
     pub(crate) downstreams: BTreeSet<InstanceId>,
@@ -150,6 +152,7 @@ impl Instance {
         Self {
             id: settings.instance.clone(),
             generation: Generation(1),
+            timeline: TimelineId(2),
             life: 0,
             downstreams: BTreeSet::new(),
             credentials: settings.credentials.clone(),
@@ -222,6 +225,7 @@ impl Instance {
     fn want_primary(&self, names: Names, access: Access, sessions: Sessions) {
         self.want(Goal::Primary(PrimaryGoal {
             generation: self.generation,
+            timeline: self.timeline,
             names,
             access,
             sessions,

@@ -50,9 +50,14 @@ pub(crate) enum Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Then {
     Initialised,
-    Copied { from: usize },
+    Copied {
+        from: usize,
+    },
     Started,
-    Promoted,
+    /// On this timeline; none: the first that is unknown here.
+    Promoted {
+        timeline: Option<TimelineId>,
+    },
     Stopped,
 }
 
@@ -110,10 +115,10 @@ impl Disk {
         Position::new(self.history.timeline, lsn(self.wal.len()))
     }
 
-    /// A promotion: the WAL goes on, on a timeline of its own.
-    pub(crate) fn branch_off(&mut self) {
+    /// A promotion: the WAL goes on, on a timeline of its own. None: the first that is unknown here.
+    pub(crate) fn branch_off(&mut self, timeline: Option<TimelineId>) {
         self.history.ancestors.push(self.end());
-        self.newest = TimelineId(self.newest.0 + 1);
+        self.newest = timeline.unwrap_or(TimelineId(self.newest.0 + 1));
         self.history.timeline = self.newest;
         self.wal.push(OWN);
     }

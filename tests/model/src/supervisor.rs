@@ -157,7 +157,9 @@ impl World {
             Process::Down => self.server(node).become_busy(Work::Starting, Then::Started),
             Process::Busy(..) => (),
             Process::Standby(_) => {
-                self.server(node).become_busy(Work::Promoting, Then::Promoted);
+                let twice = self.bugs.contains(&Bug::TimelineTwice);
+                let timeline = (!twice).then_some(goal.timeline);
+                self.server(node).become_busy(Work::Promoting, Then::Promoted { timeline });
                 self.drop_dead_links();
             }
             Process::Primary(primary)
@@ -185,7 +187,7 @@ impl World {
                     && self.server_runs(from)
                     && self.reach_each_other(from, node)
             }
-            Then::Initialised | Then::Started | Then::Promoted | Then::Stopped => true,
+            Then::Initialised | Then::Started | Then::Promoted { .. } | Then::Stopped => true,
         };
         self.server_runs(node) && possible
     }
@@ -212,9 +214,9 @@ impl World {
                 self.server(node).process = Process::Standby(Standby::default());
             }
             Then::Started => self.server(node).take_office(careless),
-            Then::Promoted => {
+            Then::Promoted { timeline } => {
                 let server = self.server(node);
-                server.disk.branch_off();
+                server.disk.branch_off(timeline);
                 // All of its WAL is in every later primary's.
                 server.take_office(true);
             }

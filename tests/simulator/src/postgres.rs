@@ -11,7 +11,6 @@
 //!   a restart or a promotion.
 //! - A standby is only ever checked by timelines and LSNs: WAL of equal numbers and different
 //!   content goes unnoticed, as it may in a real one.
-//! - A promotion takes the first timeline that is unknown *here*: two of them may take the same.
 
 use std::rc::Rc;
 
@@ -72,7 +71,10 @@ pub(crate) enum Then {
         from: usize,
     },
     Started,
-    Promoted,
+    /// On this timeline; none: the first that is unknown here.
+    Promoted {
+        timeline: Option<TimelineId>,
+    },
     Stopped,
 }
 
@@ -174,10 +176,10 @@ impl Disk {
         }
     }
 
-    /// A promotion: the WAL goes on, on a timeline of its own.
-    pub(crate) fn branch_off(&mut self, own: Entry) {
+    /// A promotion: the WAL goes on, on a timeline of its own. None: the first that is unknown here.
+    pub(crate) fn branch_off(&mut self, timeline: Option<TimelineId>, own: Entry) {
         self.history.ancestors.push(self.end());
-        self.newest = TimelineId(self.newest.0 + 1);
+        self.newest = timeline.unwrap_or(TimelineId(self.newest.0 + 1));
         self.history.timeline = self.newest;
         self.flushed = self.append(&[own]);
     }
@@ -250,7 +252,7 @@ mod tests {
     fn a_standby_follows_a_history_no_further_than_its_wal() {
         let mut upstream = Disk::empty();
         upstream.flushed = upstream.append(&[1, 2, 3]);
-        upstream.branch_off(OWN);
+        upstream.branch_off(None, OWN);
         let mut behind = Disk::empty();
         behind.append(&[1, 2]);
         behind.follow(&upstream.history);

@@ -196,7 +196,8 @@ impl World {
             Process::Busy(..) => (),
             Process::Standby(_) => {
                 self.hang_up(node);
-                self.work(node, Work::Promoting, Then::Promoted, 5, 400);
+                let timeline = (!self.has(Bug::TimelineTwice)).then_some(goal.timeline);
+                self.work(node, Work::Promoting, Then::Promoted { timeline }, 5, 400);
             }
             Process::Primary(primary) => {
                 if primary.access != goal.access {
@@ -266,11 +267,11 @@ impl World {
                 server.process = Process::Standby(Standby::default());
             }
             Then::Started => self.take_office(node),
-            Then::Promoted => {
+            Then::Promoted { timeline } => {
                 let entry = self.own_entry();
                 let disk = &mut self.instances[node].server.disk;
                 disk.flushed = disk.wal.len();
-                disk.branch_off(entry);
+                disk.branch_off(timeline, entry);
                 disk.standby = false;
                 self.take_office(node);
             }
@@ -284,7 +285,7 @@ impl World {
         let careless = self.has(Bug::ClosedAdmits);
         let server = &mut self.instances[node].server;
         // After a promotion all of its WAL is in every later primary's.
-        let admits = careless || matches!(server.process, Process::Busy(_, Then::Promoted));
+        let admits = careless || matches!(server.process, Process::Busy(_, Then::Promoted { .. }));
         server.disk.flushed = server.disk.append(&[entry]);
         let visible = server.disk.wal.len();
         server.process = Process::Primary(Box::new(Primary {

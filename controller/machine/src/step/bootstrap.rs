@@ -66,6 +66,7 @@ impl State {
             asyncs: others.collect(),
             deposed: Vec::new(),
             began_at: identity.made_at,
+            timeline: identity.made_at.timeline,
             frozen: None,
             one_node,
             reason: Reason::Bootstrap,

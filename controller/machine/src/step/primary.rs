@@ -120,6 +120,7 @@ impl State {
     ) -> Goal {
         Goal::Primary(PrimaryGoal {
             generation: record.generation,
+            timeline: record.timeline,
             names,
             access,
             sessions,

@@ -50,6 +50,7 @@ pub(super) fn record() -> Record {
         asyncs: vec![id("pg-3")],
         deposed: Vec::new(),
         began_at: at(2, BEGAN),
+        timeline: TimelineId(2),
         frozen: None,
         one_node: false,
         reason: Reason::PrimaryLost,
