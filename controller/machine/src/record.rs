@@ -116,6 +116,12 @@ impl Record {
         self.deposed.iter().find(|deposed| deposed.id == *id).map(|deposed| deposed.since)
     }
 
+    /// Whether a primary of this generation or an earlier one may have begun that timeline.
+    pub fn knows(&self, timeline: TimelineId) -> bool {
+        // A record of a program that did not count them knows none.
+        self.timeline == TimelineId::default() || timeline <= self.timeline
+    }
+
     /// Whether commits wait for nobody, on purpose.
     pub fn is_one_node(&self) -> bool {
         self.one_node && self.sync.is_none()

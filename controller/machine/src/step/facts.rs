@@ -174,8 +174,10 @@ impl State {
                 }
             }
             (Run::Standby(view), _) if record.primary != self.me => {
-                let forked = primary_history(snapshot, record)
-                    .is_some_and(|history| !history.contains(view.position()));
+                // On a timeline that the record does not know yet, it is the snapshot that is old.
+                let forked = record.knows(view.history.timeline)
+                    && primary_history(snapshot, record)
+                        .is_some_and(|history| !history.contains(view.position()));
                 let making = self.server.identity().map(|identity| identity.making);
                 if forked {
                     self.forked_making = making;

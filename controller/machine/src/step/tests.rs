@@ -9,7 +9,7 @@ mod switchover;
 
 use std::sync::Arc;
 
-use dugong_topology::{Freeze, Generation, Lsn, Revision};
+use dugong_topology::{Freeze, Generation, Lsn, Revision, TimelineId};
 
 use crate::*;
 use given::*;
@@ -424,16 +424,20 @@ fn a_server_that_ended_is_started_again_in_another_life() {
 fn forked_wal_is_replaced_by_a_copy() {
     #[rustfmt::skip]
     let cases = [
-        ("ahead on the same timeline",     at(2, END + 9), false),
-        ("before the branch",              at(1, 0x80),    false),
-        ("past the branch",                at(1, 0x81),    true),
-        ("on a timeline of its own",       at(3, 0x200),   true),
+        // where its WAL ends             position         known to the record  copied
+        ("ahead on the same timeline",    at(2, END + 9),  2,                   false),
+        ("before the branch",             at(1, 0x80),     2,                   false),
+        ("past the branch",               at(1, 0x81),     2,                   true),
+        ("on the timeline of a lost one", at(3, 0x200),    3,                   true),
+        ("ahead of what is known here",   at(3, 0x200),    2,                   false),
     ];
-    for (what, position, copied) in cases {
+    for (what, position, known, copied) in cases {
         let mut view = standby(Receiver::Stopped);
         view.history.timeline = position.timeline;
         view.replayed = position.lsn;
-        let given = instance("pg-3", snapshot());
+        let mut snapshot = snapshot();
+        redeclare(&mut snapshot, Record { timeline: TimelineId(known), ..record() });
+        let given = instance("pg-3", snapshot);
 
         let then = after(given, NOW, Event::Observed(server("pg-3", Run::Standby(view))));
 
