@@ -1,5 +1,7 @@
 //! The local monotonic clock: the only one that the protocol's times are taken from.
 
+use std::time::SystemTime;
+
 use dugong_machine::Time;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,6 +19,12 @@ impl Clock {
         let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
         Time(seconds * 1000 + nanos / 1_000_000)
     }
+}
+
+/// Milliseconds since 1970, for people to read; 0 on a clock that was never set.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@
 mod codec;
 #[cfg(test)]
 mod contract;
+pub mod etcd;
 pub(crate) mod freeze;
+mod requests;
 pub mod sqlite;
 
 use std::sync::Arc;

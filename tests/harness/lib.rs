@@ -14,6 +14,7 @@ mod binaries;
 mod client;
 mod cluster;
 mod disk;
+mod etcd;
 mod eventually;
 mod processes;
 
@@ -21,5 +22,6 @@ pub use binaries::{binary, built};
 pub use client::{Report, Writer, connect};
 pub use cluster::{Cluster, Instance};
 pub use disk::Disk;
+pub use etcd::Etcd;
 pub use eventually::eventually;
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};

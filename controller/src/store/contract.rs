@@ -21,6 +21,12 @@ use super::{AskError, DeclareError, Reading, RenewError, Store};
 pub(super) trait Place: Sync {
     /// A new handle, as a new controller process of this instance would open it.
     fn handle<'a>(&'a self, id: &'a str, ttl: Duration) -> BoxFuture<'a, Arc<dyn Store>>;
+
+    /// The shortest time to live that it keeps to.
+    fn brief(&self) -> Duration;
+
+    /// How much later than that a session may end.
+    fn lateness(&self) -> Duration;
 }
 
 /// Makes a test of each claim, for the `Place` that the expression makes.
@@ -56,7 +62,6 @@ pub(super) use contract_tests;
 
 /// Never reached in a test.
 pub(super) const LONG: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(300);
 /// How long a test waits for what must happen.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -221,7 +226,7 @@ pub(super) async fn the_guard_refuses_while_the_primary_is_present_and_runs(plac
     at = Some(sync.declare(guarded(generation + 1, at)).await.unwrap());
 
     // Not resigned, but not renewed either. Nobody has to have noticed before the guard does.
-    let brief = place.handle("pg-1", SHORT).await;
+    let brief = place.handle("pg-1", place.brief()).await;
     brief.announce(presence("pg-1", ServerState::Primary)).await.unwrap();
     let begun = Instant::now();
     let after = loop {
@@ -233,11 +238,11 @@ pub(super) async fn the_guard_refuses_while_the_primary_is_present_and_runs(plac
             Err(error) => panic!("{error:?} after {:?}", begun.elapsed()),
         }
     };
-    assert!(after + Duration::from_millis(50) > SHORT, "lapsed after {after:?} already");
+    assert!(after + Duration::from_millis(50) > place.brief(), "lapsed after {after:?} already");
 }
 
 pub(super) async fn a_session_that_is_not_renewed_lapses_in_every_watch(place: &dyn Place) {
-    let brief = place.handle("pg-1", SHORT).await;
+    let brief = place.handle("pg-1", place.brief()).await;
     let other = place.handle("pg-2", LONG).await;
     let (mut own, mut watch) = (brief.watch(), other.watch());
     other.announce(presence("pg-2", ServerState::Ready)).await.unwrap();
@@ -247,8 +252,8 @@ pub(super) async fn a_session_that_is_not_renewed_lapses_in_every_watch(place: &
     shown(&mut watch, "the presence", |it| is_alive(it, "pg-1")).await;
     let snapshot = shown(&mut watch, "the lapse", |it| has_lapsed(it, "pg-1")).await;
     let (least, most) = (begun.elapsed(), announced.elapsed());
-    assert!(least >= SHORT, "lapsed after {least:?}, before its time");
-    assert!(most < SHORT + Duration::from_millis(100), "lapsed only after {most:?}");
+    assert!(least >= place.brief(), "lapsed after {least:?}, before its time");
+    assert!(most < place.brief() + place.lateness(), "lapsed only after {most:?}");
     assert!(is_alive(&snapshot, "pg-2"), "the other one is alive");
     let last = &snapshot.instances[&id("pg-1")].presence;
     assert_eq!(*last, presence("pg-1", ServerState::Ready), "its last word stays");
@@ -256,15 +261,15 @@ pub(super) async fn a_session_that_is_not_renewed_lapses_in_every_watch(place: &
 }
 
 pub(super) async fn renewals_keep_a_session_alive_and_change_nothing(place: &dyn Place) {
-    let brief = place.handle("pg-1", SHORT).await;
+    let brief = place.handle("pg-1", place.brief()).await;
     let other = place.handle("pg-2", LONG).await;
     brief.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
     let mut watch = other.watch();
     let first = shown(&mut watch, "the presence", |it| is_alive(it, "pg-1")).await;
     let begun = Instant::now();
-    while begun.elapsed() < SHORT * 4 {
+    while begun.elapsed() < place.brief() * 4 {
         brief.renew().await.unwrap();
-        tokio::time::sleep(SHORT / 10).await;
+        tokio::time::sleep(place.brief() / 10).await;
     }
     brief.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
     let at = other.declare(declaration(1, None)).await.unwrap();
@@ -272,7 +277,7 @@ pub(super) async fn renewals_keep_a_session_alive_and_change_nothing(place: &dyn
 }
 
 pub(super) async fn a_session_that_lapsed_comes_back_only_by_an_announcement(place: &dyn Place) {
-    let brief = place.handle("pg-1", SHORT).await;
+    let brief = place.handle("pg-1", place.brief()).await;
     assert_eq!(brief.renew().await, Err(RenewError::Lapsed), "none was opened yet");
     brief.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
     let mut watch = brief.watch();

@@ -3,7 +3,7 @@
 //! Source: clock_gettime(2), `CLOCK_BOOTTIME`: monotonic, and goes on while the machine is
 //! suspended. It begins anew with each boot, so a time means something only beside its boot id.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use dugong_machine::Time;
 
@@ -45,10 +45,4 @@ impl BootTime {
     pub(super) fn since(self, now: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(now.0)).unwrap_or(0))
     }
-}
-
-/// Milliseconds since 1970, for people to read; 0 on a clock that was never set.
-pub(super) fn unix_ms() -> i64 {
-    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

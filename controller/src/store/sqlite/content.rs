@@ -15,10 +15,11 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::super::HistoryEntry;
 use super::super::codec;
-use super::clock::{BootTime, Clock, unix_ms};
+use super::clock::{BootTime, Clock};
 use super::requests;
 use super::trouble::Trouble;
 use super::writer::Transaction;
+use crate::clock::unix_ms;
 
 /// The lease of one handle.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ pub(super) fn declare(
         requests::answer(transaction, request, &Outcome::Done)?;
     }
     let revision = next_revision(connection)?;
-    let now = unix_ms();
+    let now = integer(unix_ms())?;
     let generation = integer(declaration.next.generation.0)?;
     let since = match current {
         Some((_, same, since)) if same == generation => since,

@@ -6,13 +6,11 @@ use dugong_machine::{Ask, Outcome, Request, RequestNumber, Snapshot};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::super::codec;
-use super::clock::unix_ms;
+use super::super::requests::{Ended, OUTCOMES_SHOWN, superseded};
 use super::content::{count, from_sql, integer, next_revision};
 use super::trouble::Trouble;
 use super::writer::Transaction;
-
-/// How many of the last outcomes a snapshot shows: whoever asked is still waiting for one of them.
-const OUTCOMES_SHOWN: u32 = 16;
+use crate::clock::unix_ms;
 
 /// Writes a request; none where another one is open, whose number is returned as the error.
 pub(super) fn ask(
@@ -29,8 +27,7 @@ pub(super) fn ask(
         match &what {
             Ask::Switchover(_) => return Ok(Err(open)),
             Ask::Promotion(promotion) => {
-                let why = format!("{by} asks {} to become the primary instead", promotion.id);
-                answer(transaction, open, &Outcome::Refused { why })?;
+                answer(transaction, open, &superseded(&by, promotion))?;
             }
         }
     }
@@ -38,7 +35,7 @@ pub(super) fn ask(
         .prepare_cached("SELECT coalesce(MAX(number), 0) FROM requests")?
         .query_row([], |row| row.get(0))?;
     let number = RequestNumber(count(newest)? + 1);
-    let request = Request { number, by, asked_unix_ms: count(unix_ms())?, what };
+    let request = Request { number, by, asked_unix_ms: unix_ms(), what };
     connection
         .prepare_cached("INSERT INTO requests VALUES (?1, ?2, NULL)")?
         .execute((integer(number.0)?, codec::encode(&request)?))?;
@@ -69,12 +66,6 @@ pub(super) fn answer(
         next_revision(transaction.connection)?;
     }
     Ok(())
-}
-
-/// An outcome, as a record: a record is an object.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Ended<T> {
-    outcome: T,
 }
 
 /// Adds what is open, and the last outcomes.

@@ -51,6 +51,14 @@ impl Place for Folder {
         let store = SqliteStore::open(&self.path(), id(instance), ttl).unwrap();
         Box::pin(ready(Arc::new(store) as Arc<dyn Store>))
     }
+
+    fn brief(&self) -> Duration {
+        Duration::from_millis(300)
+    }
+
+    fn lateness(&self) -> Duration {
+        Duration::from_millis(100)
+    }
 }
 
 contract_tests!(Folder::new());

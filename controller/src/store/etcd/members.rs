@@ -1,0 +1,202 @@
+//! The members of the etcd cluster: one of them is asked, until it fails.
+//!
+//! **Invariant:** every wait is bounded by the request timeout. A member that did not answer is not
+//! asked again before the others were, and not over the connection on which it fell silent.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{
+    Client, ConnectOptions, Error, GetOptions, GetResponse, Txn, TxnResponse, WatchOptions,
+    WatchStream,
+};
+use tokio::time::timeout;
+
+use super::trouble::Trouble;
+
+/// Who can be asked.
+pub(super) struct Members {
+    endpoints: Vec<String>,
+    options: ConnectOptions,
+    timeout: Duration,
+    /// The place of the member that is asked now, and the connection to it, if there is one.
+    chosen: Mutex<(usize, Option<Client>)>,
+    /// The id of the etcd cluster, once it is known; it is never 0.
+    cluster: AtomicU64,
+}
+
+/// The member that is asked.
+#[derive(Clone)]
+pub(super) struct Member {
+    place: usize,
+    client: Client,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Alive,
+    /// There is no such lease any more.
+    Gone,
+}
+
+impl Members {
+    /// `endpoints` is not empty.
+    pub(super) fn new(
+        endpoints: Vec<String>,
+        options: ConnectOptions,
+        timeout: Duration,
+        first: usize,
+    ) -> Self {
+        let first = first % endpoints.len().max(1);
+        Self {
+            endpoints,
+            options,
+            timeout,
+            chosen: Mutex::new((first, None)),
+            cluster: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    pub(super) fn endpoint(&self, member: &Member) -> String {
+        self.endpoints[member.place].clone()
+    }
+
+    /// The member that is asked now, connected.
+    pub(super) async fn member(&self) -> Result<Member, Trouble> {
+        let (place, client) = self.chosen().clone();
+        if let Some(client) = client {
+            return Ok(Member { place, client });
+        }
+        let endpoint = &self.endpoints[place];
+        // Connects when it is used; but with a user it logs in first.
+        let connecting = Client::connect([endpoint.as_str()], Some(self.options.clone()));
+        let client = self.bounded(place, Box::pin(connecting)).await?;
+        let mut chosen = self.chosen();
+        if chosen.0 == place && chosen.1.is_none() {
+            chosen.1 = Some(client.clone());
+        }
+        Ok(Member { place, client })
+    }
+
+    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse, Trouble> {
+        let Member { place, mut client } = self.member().await?;
+        let answer = self.bounded(place, Box::pin(client.txn(txn))).await?;
+        self.knows(answer.header())?;
+        Ok(answer)
+    }
+
+    /// A linearizable read.
+    pub(super) async fn get(
+        &self,
+        key: String,
+        options: Option<GetOptions>,
+    ) -> Result<GetResponse, Trouble> {
+        let Member { place, mut client } = self.member().await?;
+        let answer = self.bounded(place, Box::pin(client.get(key, options))).await?;
+        self.knows(answer.header())?;
+        Ok(answer)
+    }
+
+    /// A new lease of at least `seconds`.
+    pub(super) async fn grant(&self, seconds: i64) -> Result<i64, Trouble> {
+        let Member { place, mut client } = self.member().await?;
+        Ok(self.bounded(place, Box::pin(client.lease_grant(seconds, None))).await?.id())
+    }
+
+    pub(super) async fn keep_alive(&self, lease: i64) -> Result<Kept, Trouble> {
+        let Member { place, mut client } = self.member().await?;
+        // The client asks once, and waits for the answer; more is not asked on this stream.
+        match self.bounded(place, Box::pin(client.lease_keep_alive(lease))).await {
+            Ok(_stream) => Ok(Kept::Alive),
+            Err(Trouble::Failed { error: Error::LeaseKeepAliveError(_), .. }) => Ok(Kept::Gone),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    pub(super) async fn revoke(&self, lease: i64) -> Result<(), Trouble> {
+        let Member { place, mut client } = self.member().await?;
+        match self.bounded(place, Box::pin(client.lease_revoke(lease))).await {
+            Ok(_) => Ok(()),
+            Err(Trouble::Failed { error: Error::GRpcStatus(status), .. })
+                if status.code() == tonic::Code::NotFound =>
+            {
+                Ok(())
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    pub(super) async fn watch(
+        &self,
+        member: &Member,
+        key: String,
+        options: WatchOptions,
+    ) -> Result<WatchStream, Trouble> {
+        let Member { place, mut client } = member.clone();
+        self.bounded(place, Box::pin(client.watch(key, Some(options)))).await
+    }
+
+    /// What `member` answers within the limit; a member that fails is left for the next one.
+    pub(super) async fn answer_of<T>(
+        &self,
+        member: &Member,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        self.bounded(member.place, answer).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        place: usize,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        let endpoint = || self.endpoints[place].clone();
+        let trouble = match timeout(self.timeout, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Trouble::Failed { endpoint: endpoint(), error },
+            Err(_elapsed) => Trouble::Silent { endpoint: endpoint(), waited: self.timeout },
+        };
+        if trouble.is_the_members() {
+            self.leave(place);
+        }
+        Err(trouble)
+    }
+
+    /// Asks the next one from now on, unless somebody else saw to that.
+    pub(super) fn leave_member(&self, member: &Member) {
+        self.leave(member.place);
+    }
+
+    fn leave(&self, place: usize) {
+        let mut chosen = self.chosen();
+        if chosen.0 == place {
+            *chosen = ((place + 1) % self.endpoints.len(), None);
+        }
+    }
+
+    /// Refuses what another etcd cluster says.
+    pub(super) fn knows(
+        &self,
+        header: Option<&etcd_client::ResponseHeader>,
+    ) -> Result<(), Trouble> {
+        let Some(found) = header.map(etcd_client::ResponseHeader::cluster_id) else {
+            return Ok(());
+        };
+        let known = self.cluster.compare_exchange(0, found, Relaxed, Relaxed);
+        if known.is_err_and(|known| known != found) {
+            return Err(Trouble::Exchanged);
+        }
+        Ok(())
+    }
+
+    fn chosen(&self) -> std::sync::MutexGuard<'_, (usize, Option<Client>)> {
+        // Nothing that panics happens under it.
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
