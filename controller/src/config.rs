@@ -23,17 +23,18 @@
 mod error;
 mod keys;
 mod postgres;
+mod store;
 mod timings;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use dugong_machine::Bootstrap;
-use dugong_topology::{Address, InstanceId, units};
+use dugong_topology::{Address, InstanceId};
 use serde::Deserialize;
 
 pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use postgres::PostgresConfig;
+pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 
 /// What one controller is told.
@@ -62,24 +63,6 @@ pub struct Config {
 pub struct HttpConfig {
     /// Host and port; others reach the controller there, so it is no wildcard. Required.
     pub listen: Address,
-}
-
-/// `[store]`: where the state record lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreConfig {
-    pub backend: StoreBackend,
-    /// The store ends a session that was not renewed for this long: 1 s to 60 s. Default 3 s.
-    pub session_ttl: Duration,
-}
-
-/// `kind` in `[store]`, and the keys that belong to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreBackend {
-    /// One file that all controllers of this machine share.
-    Sqlite {
-        /// Absolute. Required.
-        path: PathBuf,
-    },
 }
 
 impl Config {
@@ -119,7 +102,7 @@ struct RawConfig {
     one_node: bool,
     postgres: postgres::RawPostgres,
     http: RawHttp,
-    store: RawStore,
+    store: store::RawStore,
     #[serde(default)]
     timings: timings::RawTimings,
 }
@@ -130,33 +113,12 @@ struct RawHttp {
     listen: Address,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStore {
-    #[serde(default)]
-    kind: RawKind,
-    path: PathBuf,
-    #[serde(default = "default_session_ttl", with = "units::duration")]
-    session_ttl: Duration,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RawKind {
-    #[default]
-    Sqlite,
-}
-
 fn default_cluster() -> String {
     "main".to_owned()
 }
 
 /// Where the file says nothing.
 const BOOTSTRAP_SIZE: usize = 2;
-
-fn default_session_ttl() -> Duration {
-    Duration::from_secs(3)
-}
 
 impl TryFrom<RawConfig> for Config {
     type Error = ConfigProblem;
@@ -167,29 +129,18 @@ impl TryFrom<RawConfig> for Config {
         if cluster.parse::<InstanceId>().is_err() {
             return Err(ConfigProblem::ClusterName { text: cluster });
         }
-        for (key, path) in
-            [("dir", &dir), ("credentials", &credentials), ("store.path", &raw.store.path)]
-        {
+        for (key, path) in [("dir", &dir), ("credentials", &credentials)] {
             if !path.is_absolute() {
                 return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
             }
         }
         let bootstrap = bootstrap(raw.bootstrap_size, raw.one_node)?;
-        let session_ttl = raw.store.session_ttl;
-        let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(60));
-        // Below a second a busy disk would end sessions; above a minute nobody wants to wait.
-        if !(shortest..=longest).contains(&session_ttl) {
-            let key = "store.session_ttl";
-            return Err(ConfigProblem::OutOfRange { key, value: session_ttl, shortest, longest });
-        }
+        let store = raw.store.checked()?;
         let postgres = PostgresConfig::try_from(raw.postgres)?;
         refuse_wildcard("http.listen", &raw.http.listen)?;
         if postgres.listen == raw.http.listen {
             return Err(ConfigProblem::SameListener { listen: postgres.listen });
         }
-        let backend = match raw.store.kind {
-            RawKind::Sqlite => StoreBackend::Sqlite { path: raw.store.path },
-        };
         Ok(Self {
             cluster,
             instance,
@@ -198,8 +149,8 @@ impl TryFrom<RawConfig> for Config {
             bootstrap,
             postgres,
             http: HttpConfig { listen: raw.http.listen },
-            store: StoreConfig { backend, session_ttl },
-            timings: raw.timings.checked(session_ttl)?,
+            timings: raw.timings.checked(store.session_ttl)?,
+            store,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! One controller, from its configuration to its end.
 
+mod backend;
+
 use std::fmt;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 use dugong_machine::{Bootstrap, Settings, State};
@@ -16,13 +17,11 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::config::{Config, StoreBackend};
+use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::desk::Desk;
 use crate::publish::http::{self, Pages};
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
 use crate::{lifeline, metrics, postgres, publish};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
@@ -120,15 +119,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let orders = orders_by_signal().map_err(Failure::runtime)?;
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
-    let StoreBackend::Sqlite { path } = &config.store.backend;
-    let open = if postgres::has_served(&config.dir) {
-        SqliteStore::open_existing
-    } else {
-        SqliteStore::open
-    };
-    let store =
-        open(path, config.instance.clone(), config.store.session_ttl).map_err(Failure::runtime)?;
-    let store: Arc<dyn Store> = Arc::new(store);
+    let store = backend::open(&config)?;
     let metrics =
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
 

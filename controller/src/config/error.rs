@@ -38,6 +38,22 @@ pub enum ConfigProblem {
     OneNodeOf { value: usize },
     #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
     BootstrapSize { value: usize },
+    #[error("{key} in [store] is for kind = \"{kind}\": remove it, or choose that kind")]
+    OtherStore { key: &'static str, kind: &'static str },
+    #[error("[store] of kind \"{kind}\" needs the key {key}")]
+    StoreNeeds { key: &'static str, kind: &'static str },
+    #[error(
+        "store.endpoints: {endpoint:?} is no member of etcd: write http://host:port, or \
+         https://host:port for all of them"
+    )]
+    Endpoint { endpoint: String },
+    #[error("{one} without {other}: the two belong together")]
+    Alone { one: &'static str, other: &'static str },
+    #[error(
+        "[store]: https:// in endpoints, and ca with the certificates that are trusted, belong \
+         together; cert and key need both"
+    )]
+    EtcdTls,
     #[error("{key} = \"{}\" is out of range: {} to {}", text(value), text(shortest), text(longest))]
     OutOfRange { key: &'static str, value: Duration, shortest: Duration, longest: Duration },
     #[error(

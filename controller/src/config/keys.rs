@@ -9,7 +9,8 @@ pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
            "postgres", "http", "store", "timings"]),
     ("postgres", &["bin", "listen", "settings"]),
     ("http", &["listen"]),
-    ("store", &["kind", "path", "session_ttl"]),
+    ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",
+                "request_timeout", "session_ttl"]),
     ("timings", &["link_ttl", "heartbeat_interval", "sync_timeout", "restart_after",
                   "stuck_after", "forget_after"]),
 ];

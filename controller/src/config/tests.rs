@@ -1,5 +1,7 @@
 //! What a configuration file may say, and what it is told when it may not.
 
+use std::time::Duration;
+
 use super::*;
 
 /// Every key at once.
@@ -32,6 +34,26 @@ stuck_after = "1min"
 forget_after = "1day"
 "#;
 
+/// `[store]` as it is for etcd.
+const ETCD: &str = r#"
+kind = "etcd"
+endpoints = ["https://10.0.0.1:2379", "https://etcd-2:2379"]
+prefix = "/databases"
+user = "dugong"
+password_file = "/etc/dugong/etcd-password"
+ca = "/etc/dugong/ca.crt"
+cert = "/etc/dugong/pg-1.crt"
+key = "/etc/dugong/pg-1.key"
+request_timeout = "500ms"
+"#;
+
+/// The whole file with etcd as its store.
+fn with_etcd() -> String {
+    let sqlite = "kind = \"sqlite\"\npath = \"/srv/dugong/store.db\"";
+    assert!(WHOLE.contains(sqlite));
+    WHOLE.replace(sqlite, ETCD.trim())
+}
+
 const SMALLEST: &str = r#"
 instance = "pg-1"
 dir = "/srv/dugong/pg-1"
@@ -53,10 +75,12 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
     let file: toml::Table = toml::from_str(WHOLE).unwrap();
+    let etcd: toml::Table = toml::from_str(ETCD).unwrap();
     for (section, keys) in keys::SECTIONS {
         let table = if section.is_empty() { &file } else { file[section].as_table().unwrap() };
         for key in keys {
-            assert!(table.contains_key(*key), "{key} in [{section}]");
+            let known = table.contains_key(*key) || section == "store" && etcd.contains_key(*key);
+            assert!(known, "{key} in [{section}]");
         }
     }
 }
@@ -72,8 +96,8 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
     assert_eq!(config.timings.heartbeat_interval, Duration::from_millis(500));
-    let StoreBackend::Sqlite { path } = config.store.backend;
-    assert_eq!(path, Path::new("/srv/dugong/store.db"));
+    let path = "/srv/dugong/store.db".into();
+    assert_eq!(config.store.backend, StoreBackend::Sqlite { path });
 }
 
 #[test]
@@ -90,7 +114,10 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
-        ("\"sqlite\"",                       "\"etcd\"",                       "unknown variant `etcd`"),
+        ("\"sqlite\"",                       "\"redis\"",                      "unknown variant `redis`"),
+        ("\"sqlite\"",                       "\"etcd\"",                       "path in [store] is for kind = \"sqlite\""),
+        ("kind = \"sqlite\"",                "prefix = \"/x\"",               "prefix in [store] is for kind = \"etcd\""),
+        ("path = \"/srv/dugong/store.db\"",  "",                               "[store] of kind \"sqlite\" needs the key path"),
         ("\"orders\"",                       "\"Orders\"",                     "no name of a cluster"),
         ("\"pg-1\"",                         "\"PG 1\"",                       "line 3: \"PG 1\" is no instance id"),
         ("instance = \"pg-1\"",              "",                               "missing field `instance`"),
@@ -127,6 +154,35 @@ fn what_is_wrong_is_refused_with_the_reason() {
         };
         assert!(message.contains(expected), "{to:?} is answered with {message:?}");
         assert!(!message.contains('\n'), "{to:?}: one line, not {message:?}");
+    }
+}
+
+#[test]
+fn etcd_has_keys_of_its_own() {
+    let config = Config::parse(&with_etcd()).unwrap();
+    let StoreBackend::Etcd(etcd) = config.store.backend else { panic!("{:?}", config.store) };
+    assert_eq!(etcd.endpoints, ["https://10.0.0.1:2379", "https://etcd-2:2379"]);
+    assert_eq!(etcd.login, Some(("dugong".to_owned(), "/etc/dugong/etcd-password".into())));
+    assert_eq!(etcd.request_timeout, Duration::from_millis(500));
+    #[rustfmt::skip]
+    let cases = [
+        ("https://etcd-2:2379",                       "http://etcd-2:2379",  "store.endpoints: \"http://etcd-2:2379\""),
+        ("https://etcd-2:2379",                       "https://etcd-2",      "is no member of etcd"),
+        ("\"https://10.0.0.1:2379\", \"https://etcd-2:2379\"", "",           "needs the key endpoints"),
+        ("ca = \"/etc/dugong/ca.crt\"",               "",                    "belong together"),
+        ("user = \"dugong\"",                         "",                    "store.password_file without store.user"),
+        ("key = \"/etc/dugong/pg-1.key\"",            "",                    "store.cert without store.key"),
+        ("\"/etc/dugong/pg-1.key\"",                  "\"pg-1.key\"",        "store.key = \"pg-1.key\" is relative"),
+        ("\"500ms\"",                                 "\"50ms\"",            "store.request_timeout = \"50ms\" is out of range"),
+        ("\"500ms\"",                                 "\"2s\"",              "beside store.session_ttl = \"4s\": a renewal must have"),
+    ];
+    for (from, to, expected) in cases {
+        assert!(with_etcd().contains(from), "{from}");
+        let message = match Config::parse(&with_etcd().replacen(from, to, 1)) {
+            Ok(config) => panic!("{to:?} was taken: {config:?}"),
+            Err(problem) => problem.to_string(),
+        };
+        assert!(message.contains(expected), "{to:?} is answered with {message:?}");
     }
 }
 
