@@ -105,13 +105,19 @@ async fn renew_for_ever(
         };
         match outcome {
             Ok(()) => {
-                lapsed = false;
+                if std::mem::take(&mut lapsed) {
+                    tracing::info!("the session is kept again");
+                }
                 if results.send(Event::Renewed { begun }).await.is_err() {
                     return;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "the session was not renewed");
+                if lapsed {
+                    tracing::debug!(%error, "the session was not renewed");
+                } else {
+                    tracing::warn!(%error, "the session was not renewed; it is tried on");
+                }
                 metrics::renewal_failed();
                 // Whatever was not taken is said again.
                 lapsed = true;

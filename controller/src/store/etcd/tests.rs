@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use dugong_machine::{Guard, ServerState};
 use dugong_tests::{Etcd, pause, resume};
+use etcd_client::{Client, Permission};
 use futures_util::future::ready;
 
 use super::super::contract::{
@@ -16,7 +17,15 @@ struct Members(Etcd);
 
 impl Members {
     async fn new(count: usize) -> Self {
-        Self(Etcd::start(count).await)
+        let members = Self(Etcd::start(count).await);
+        // A leader looks after leases some time after its election only.
+        let warm = members.open_in("another", "warm-up");
+        at_last(async || {
+            warm.announce(presence("warm-up", ServerState::Stopped)).await?;
+            warm.renew().await.map_err(|error| StoreError(error.to_string()))
+        })
+        .await;
+        members
     }
 
     fn access(&self) -> Access {
@@ -29,7 +38,11 @@ impl Members {
     }
 
     fn open(&self, instance: &str) -> EtcdStore {
-        EtcdStore::open(self.access(), "main", id(instance), LONG).unwrap()
+        self.open_in("main", instance)
+    }
+
+    fn open_in(&self, cluster: &str, instance: &str) -> EtcdStore {
+        EtcdStore::open(self.access(), cluster, id(instance), LONG).unwrap()
     }
 }
 
@@ -165,7 +178,7 @@ async fn a_watch_goes_on_after_what_it_follows_was_compacted() {
     pause(members.0.pid(0));
     fails(&mut watch).await;
     resume(members.0.pid(0));
-    let mut client = etcd_client::Client::connect(members.0.endpoints(), None).await.unwrap();
+    let mut client = Client::connect(members.0.endpoints(), None).await.unwrap();
     for state in [ServerState::Standby, ServerState::Ready, ServerState::Stopped] {
         at_last(async || store.announce(presence("pg-1", state)).await).await;
         let now = i64::try_from(store.read().await.unwrap().revision.0).unwrap();
@@ -182,7 +195,7 @@ async fn a_watch_goes_on_after_what_it_follows_was_compacted() {
 async fn clusters_share_an_etcd_and_not_a_word() {
     let members = Members::new(1).await;
     let here = members.open("pg-1");
-    let there = EtcdStore::open(members.access(), "mail", id("pg-1"), LONG).unwrap();
+    let there = members.open_in("mail", "pg-1");
     here.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
     here.declare(declaration(1, None)).await.unwrap();
     there.declare(declaration(7, None)).await.unwrap();
@@ -193,4 +206,54 @@ async fn clusters_share_an_etcd_and_not_a_word() {
     let observer = EtcdStore::observe(members.access(), "mail");
     let refused = observer.announce(presence("pg-1", ServerState::Ready)).await;
     assert!(refused.unwrap_err().to_string().contains("only a controller"));
+}
+
+/// Users with passwords: one for everything, one for what is below the prefix, one for nothing.
+async fn with_users(members: &Members) {
+    let mut client = Client::connect(members.0.endpoints(), None).await.unwrap();
+    for (user, role) in [("root", "root"), ("dugong", "dugong"), ("guest", "guest")] {
+        client.role_add(role).await.unwrap();
+        client.user_add(user, format!("{user}'s"), None).await.unwrap();
+        client.user_grant_role(user, role).await.unwrap();
+    }
+    let below = Permission::read_write("/dugong/").with_prefix();
+    client.role_grant_permission("dugong", below).await.unwrap();
+    client.auth_enable().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_needs_the_password_and_the_permission() {
+    let mut members = Members::new(1).await;
+    with_users(&members).await;
+    let open = |user: &str, password: &str| {
+        let options = ConnectOptions::new().with_user(user, password);
+        EtcdStore::open(Access { options, ..members.access() }, "main", id("pg-1"), LONG).unwrap()
+    };
+    #[rustfmt::skip]
+    let refused = [
+        ("dugong", "another's", "See user and password_file in [store]"),
+        ("guest",  "guest's",   "needs read and write permission for everything below the prefix"),
+    ];
+    for (user, password, expected) in refused {
+        let store = open(user, password);
+        let why = fails(&mut store.watch()).await.to_string();
+        assert!(why.contains(expected), "{user}: {why}");
+        assert!(!why.contains(password), "{why}");
+        assert!(store.announce(presence("pg-1", ServerState::Ready)).await.is_err());
+    }
+    let store = open("dugong", "dugong's");
+    store.announce(presence("pg-1", ServerState::Ready)).await.unwrap();
+    store.declare(declaration(1, None)).await.unwrap();
+    let mut watch = store.watch();
+    shown(&mut watch, "the presence", |it| is_alive(it, "pg-1")).await;
+
+    // A login does not outlive a member that is started again.
+    members.0.kill(0);
+    members.0.restart(0);
+    members.0.is_up(0).await;
+    at_last(async || store.announce(presence("pg-1", ServerState::Stopped)).await).await;
+    let stopped = |it: &Snapshot| {
+        it.present(&id("pg-1")).is_some_and(|word| word.server == ServerState::Stopped)
+    };
+    shown(&mut watch, "the last word", stopped).await;
 }
