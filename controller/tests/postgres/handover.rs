@@ -97,3 +97,37 @@ fn commits_wait_for_the_first_name_from_the_moment_in_which_it_is_in_force() {
         }
     });
 }
+
+#[test]
+fn a_promotion_begins_the_timeline_that_it_is_told() {
+    as_postgres(async {
+        let (mut primary, mut standby) = cluster_of_two().await;
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        primary.until_primary("it is open", |view| view.access == Access::ReadWrite).await;
+        let client = primary.tcp_client().await;
+        client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+        primary.want(Goal::Down(Stop::Fast));
+        primary.until("it stopped in order", |server| server.shut_down_at.is_some()).await;
+        standby.want(Goal::Sealed { generation: standby.generation });
+        standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
+        // What an attempt that came to nothing has left.
+        let left = standby.data().join("pg_wal/00000005.history");
+        std::fs::write(&left, "1\t0/1000000\tno recovery target specified\n").unwrap();
+
+        standby.downstreams.insert(id("pg-1"));
+        // Somebody else has, or had, 2 to 4.
+        standby.timeline = TimelineId(5);
+        standby.primary(&["pg-1"], Access::ReadOnly);
+        let view = standby.until_primary("it is promoted", |_| true).await;
+        assert_eq!(view.history.timeline, TimelineId(5));
+        let last = view.history.ancestors.iter().rfind(|left| left.timeline == TimelineId(1));
+        assert!(last.is_some_and(|left| left.lsn <= view.end), "{:?}", view.history);
+        primary.standby(Some(&standby));
+        primary
+            .until_standby("the former primary streams on that timeline", |view| {
+                view.receiver == Receiver::Streaming && view.history.timeline == TimelineId(5)
+            })
+            .await;
+        assert!(matches!(&primary.server.data, Data::Own(own) if own.making == 1), "no copy");
+    });
+}
