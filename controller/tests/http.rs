@@ -59,9 +59,7 @@ fn cluster(revision: u64) -> Topology {
 }
 
 fn published(topology: Topology) -> Option<Arc<Published>> {
-    let json = serde_json::to_string(&topology).unwrap();
-    let event = Bytes::from(stream::event(&json));
-    Some(Arc::new(Published { topology, json: Bytes::from(json), event }))
+    Some(Arc::new(Published::new(topology, None).unwrap()))
 }
 
 fn metrics() -> PrometheusHandle {
