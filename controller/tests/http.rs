@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "http/services.rs"]
+mod services;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
