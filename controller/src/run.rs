@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dugong_machine::{Bootstrap, Settings, State};
 use dugong_topology::Address;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -106,6 +107,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    raise_file_limit();
     // The main thread lives as long as the process does: what depends on its life is bound here.
     lifeline::follow_parent().map_err(Failure::runtime)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -114,6 +116,15 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .build()
         .map_err(Failure::runtime)?;
     runtime.block_on(control(config))
+}
+
+/// A descriptor for each who watches: the usual soft limit of 1024 is no number of proxies.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 async fn control(config: Config) -> Result<(), Failure> {
