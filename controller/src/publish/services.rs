@@ -15,6 +15,7 @@
 //! **Invariant:** a function of the topology and of the services before it. What is sent to
 //! many watchers is encoded once.
 
+mod document;
 mod feed;
 pub(super) mod pages;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use dugong_topology::{Address, InstanceId, Member, Phase, Role, Topology, Version};
 use serde::Serialize;
 
+use document::{Led, Listed, Whole};
 use feed::Feed;
 
 /// Something that instances of a cluster do for others.
@@ -159,16 +161,11 @@ impl Services {
         };
         let states = [state(0)?, state(1)?, state(2)?, state(3)?, state(4)?];
         let since = states.iter().map(|state| state.since).max().unwrap_or_default();
-        let documents: serde_json::Map<_, _> = states
-            .iter()
-            .map(|state| (state.service.name().to_owned(), state.document()))
-            .collect();
-        let document = serde_json::to_vec(&serde_json::json!({
-            "cluster": topology.cluster,
-            "generation": since.generation,
-            "revision": since.revision,
-            "services": documents,
-        }))?;
+        let document = serde_json::to_vec(&Whole {
+            cluster: &topology.cluster,
+            version: since.into(),
+            services: states.iter().map(|state| (state.service.name(), state.listed())).collect(),
+        })?;
         Ok(Self { states, since, document: Bytes::from(document) })
     }
 
@@ -200,25 +197,23 @@ impl ServiceState {
             leading: Bytes::new(),
             feed: Feed::default(),
         };
-        state.listing = Bytes::from(serde_json::to_vec(&state.document())?);
-        state.leading = Bytes::from(serde_json::to_vec(&serde_json::json!({
-            "service": service.name(),
-            "generation": state.since.generation,
-            "revision": state.since.revision,
-            "leader": state.leader,
-        }))?);
-        state.feed = Feed::new(&state, before.map(|before| &**before));
+        state.listing = Bytes::from(serde_json::to_vec(&state.listed())?);
+        state.leading = Bytes::from(serde_json::to_vec(&Led {
+            service: service.name(),
+            version: state.since.into(),
+            leader: state.leader.as_ref(),
+        })?);
+        state.feed = Feed::new(&state, before.map(|before| &**before))?;
         Ok(Arc::new(state))
     }
 
-    fn document(&self) -> serde_json::Value {
-        serde_json::json!({
-            "service": self.service.name(),
-            "generation": self.since.generation,
-            "revision": self.since.revision,
-            "leader": self.leader.as_ref().map(|leader| &leader.id),
-            "instances": self.instances,
-        })
+    fn listed(&self) -> Listed<'_> {
+        Listed {
+            service: self.service.name(),
+            version: self.since.into(),
+            leader: self.leader.as_ref().map(|leader| &leader.id),
+            instances: &self.instances,
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 use bytes::Bytes;
 use dugong_topology::Version;
 
+use super::document::Told;
 use super::{Instance, ServiceState};
 
 /// What a watcher wants to hear of.
@@ -52,15 +53,16 @@ impl Kind {
 
 impl Feed {
     /// The feed of `state`, which follows `before`.
-    pub(super) fn new(state: &ServiceState, before: Option<&ServiceState>) -> Self {
-        let both = [Interest::Everything, Interest::Leader];
-        Self {
-            openings: both.map(|interest| opening(state, interest)),
-            changes: both.map(|interest| {
-                before.map(|before| changes(before, state, interest)).unwrap_or_default()
-            }),
+    pub(super) fn new(
+        state: &ServiceState,
+        before: Option<&ServiceState>,
+    ) -> Result<Self, serde_json::Error> {
+        let (everything, leader) = (Interest::Everything, Interest::Leader);
+        Ok(Self {
+            openings: [opening(state, everything)?, opening(state, leader)?],
+            changes: [changes(before, state, everything)?, changes(before, state, leader)?],
             follows: before.map(|before| before.since),
-        }
+        })
     }
 
     /// What a new watcher gets.
@@ -71,46 +73,55 @@ impl Feed {
 
 impl ServiceState {
     /// What leads a watcher from `seen` to here. Empty: nothing that it wants to hear of.
-    pub(super) fn changes_since(&self, seen: &Self, interest: Interest) -> Bytes {
+    pub(super) fn changes_since(
+        &self,
+        seen: &Self,
+        interest: Interest,
+    ) -> Result<Bytes, serde_json::Error> {
         if self.feed.follows == Some(seen.since) {
-            return self.feed.changes[interest as usize].clone();
+            return Ok(self.feed.changes[interest as usize].clone());
         }
         // It was too slow for a state in between.
-        changes(seen, self, interest)
+        changes(Some(seen), self, interest)
     }
 }
 
-fn opening(state: &ServiceState, interest: Interest) -> Bytes {
-    let mut events = Events { state, text: String::new() };
+fn opening(state: &ServiceState, interest: Interest) -> Result<Bytes, serde_json::Error> {
+    let mut events = Events::of(state);
     if interest == Interest::Everything {
         for instance in &state.instances {
-            events.add(Kind::Up, Some(instance));
+            events.tell(Kind::Up, Some(instance))?;
         }
     }
     if state.leader.is_some() {
-        events.add(Kind::Leader, state.leader.as_ref());
+        events.tell(Kind::Leader, state.leader.as_ref())?;
     }
-    events.add(Kind::Current, None);
-    Bytes::from(events.text)
+    events.mark(Kind::Current)?;
+    Ok(Bytes::from(events.text))
 }
 
-fn changes(before: &ServiceState, state: &ServiceState, interest: Interest) -> Bytes {
-    let mut events = Events { state, text: String::new() };
+fn changes(
+    before: Option<&ServiceState>,
+    state: &ServiceState,
+    interest: Interest,
+) -> Result<Bytes, serde_json::Error> {
+    let Some(before) = before else { return Ok(Bytes::new()) };
+    let mut events = Events::of(state);
     if interest == Interest::Everything {
         let has = |all: &[Instance], one: &Instance| all.iter().any(|other| other.id == one.id);
         for gone in before.instances.iter().filter(|old| !has(&state.instances, old)) {
-            events.add(Kind::Down, Some(gone));
+            events.tell(Kind::Down, Some(gone))?;
         }
         for instance in state.instances.iter().filter(|new| !before.instances.contains(new)) {
             let known = has(&before.instances, instance);
-            events.add(if known { Kind::Update } else { Kind::Up }, Some(instance));
+            events.tell(if known { Kind::Update } else { Kind::Up }, Some(instance))?;
         }
     }
     let id = |state: &ServiceState| state.leader.as_ref().map(|leader| leader.id.clone());
     if id(before) != id(state) {
-        events.add(Kind::Leader, state.leader.as_ref());
+        events.tell(Kind::Leader, state.leader.as_ref())?;
     }
-    Bytes::from(events.text)
+    Ok(Bytes::from(events.text))
 }
 
 struct Events<'a> {
@@ -118,15 +129,25 @@ struct Events<'a> {
     text: String,
 }
 
-impl Events<'_> {
-    fn add(&mut self, kind: Kind, instance: Option<&Instance>) {
+impl<'a> Events<'a> {
+    fn of(state: &'a ServiceState) -> Self {
+        Self { state, text: String::new() }
+    }
+
+    fn tell(&mut self, kind: Kind, instance: Option<&Instance>) -> Result<(), serde_json::Error> {
+        let (service, kind) = (self.state.service.name(), kind.name());
+        self.add(kind, &Told::Instance { service, kind, instance })
+    }
+
+    fn mark(&mut self, kind: Kind) -> Result<(), serde_json::Error> {
+        let (service, kind) = (self.state.service.name(), kind.name());
+        self.add(kind, &Told::Mark { service, kind })
+    }
+
+    fn add(&mut self, kind: &str, told: &Told<'_>) -> Result<(), serde_json::Error> {
         let Version { generation, revision } = self.state.since;
-        let mut data =
-            serde_json::json!({ "service": self.state.service.name(), "kind": kind.name() });
-        if !matches!(kind, Kind::Current) {
-            data["instance"] = serde_json::json!(instance);
-        }
-        let name = kind.name();
-        self.text += &format!("event: {name}\nid: {generation}.{revision}\ndata: {data}\n\n");
+        let data = serde_json::to_string(told)?;
+        self.text += &format!("event: {kind}\nid: {generation}.{revision}\ndata: {data}\n\n");
+        Ok(())
     }
 }

@@ -148,27 +148,29 @@ impl Watcher {
             match tokio::time::timeout_at(deadline, self.topologies.changed()).await {
                 Err(_elapsed) => return Some(Bytes::from_static(stream::KEEP_ALIVE.as_bytes())),
                 Ok(Err(_closed)) => return None,
-                Ok(Ok(())) => {
-                    let events = self.newest();
-                    if !events.is_empty() {
-                        return Some(events);
+                Ok(Ok(())) => match self.newest() {
+                    Ok(events) if events.is_empty() => (),
+                    Ok(events) => return Some(events),
+                    Err(error) => {
+                        tracing::error!(%error, "events of a service could not be encoded");
+                        return None;
                     }
-                }
+                },
             }
         }
     }
 
     /// The events that lead to the newest state.
-    fn newest(&mut self) -> Bytes {
+    fn newest(&mut self) -> Result<Bytes, serde_json::Error> {
         let newest = self.topologies.borrow_and_update().clone();
-        let Some(published) = newest else { return Bytes::new() };
+        let Some(published) = newest else { return Ok(Bytes::new()) };
         let state = published.services.of(self.service);
         let events = match &self.seen {
             None => state.feed.opening(self.interest),
-            Some(seen) if Arc::ptr_eq(seen, state) => return Bytes::new(),
-            Some(seen) => state.changes_since(seen, self.interest),
+            Some(seen) if Arc::ptr_eq(seen, state) => return Ok(Bytes::new()),
+            Some(seen) => state.changes_since(seen, self.interest)?,
         };
         self.seen = Some(state.clone());
-        events
+        Ok(events)
     }
 }

@@ -108,10 +108,18 @@ fn a_watcher_hears_what_leads_from_one_state_to_the_next() {
             assert!(Arc::ptr_eq(old, new), "{what}: shared, so nobody is told");
             continue;
         }
-        assert_eq!(kinds(&new.changes_since(old, Interest::Everything)), expected, "{what}");
+        assert_eq!(
+            kinds(&new.changes_since(old, Interest::Everything).unwrap()),
+            expected,
+            "{what}"
+        );
         let leaders: Vec<_> =
             expected.split(", ").filter(|kind| kind.starts_with("lead")).collect();
-        assert_eq!(kinds(&new.changes_since(old, Interest::Leader)), leaders.join(", "), "{what}");
+        assert_eq!(
+            kinds(&new.changes_since(old, Interest::Leader).unwrap()),
+            leaders.join(", "),
+            "{what}"
+        );
     }
     let first = Services::new(&cluster(1), None).unwrap();
     let feed = &first.of(Service::Replica).feed;
@@ -129,11 +137,11 @@ fn who_missed_a_state_hears_the_sum() {
     let second = Services::new(&less, Some(&first)).unwrap();
     let third = Services::new(&cluster(3), Some(&second)).unwrap();
     let state = third.of(Service::Replica);
-    let by_all = state.changes_since(second.of(Service::Replica), Interest::Everything);
-    let again = state.changes_since(second.of(Service::Replica), Interest::Everything);
+    let by_all = state.changes_since(second.of(Service::Replica), Interest::Everything).unwrap();
+    let again = state.changes_since(second.of(Service::Replica), Interest::Everything).unwrap();
     assert_eq!(kinds(&by_all), "up pg-3");
     assert_eq!(by_all.as_ptr(), again.as_ptr(), "encoded once");
-    let by_slow = state.changes_since(first.of(Service::Replica), Interest::Everything);
+    let by_slow = state.changes_since(first.of(Service::Replica), Interest::Everything).unwrap();
     assert_eq!(kinds(&by_slow), "", "it never heard that pg-3 was away");
 }
 
