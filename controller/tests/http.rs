@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "http/manual.rs"]
+mod manual;
 #[path = "http/services.rs"]
 mod services;
 
