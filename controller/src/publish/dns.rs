@@ -27,9 +27,10 @@ use tokio::time::timeout;
 pub use zone::Zone;
 
 use super::Topologies;
+use crate::metrics;
 use message::{Transport, respond};
 
-/// Connections at once; further ones wait to be accepted.
+/// Connections at once; further ones wait.
 const CONNECTIONS_MAX: usize = 64;
 
 /// A client that neither asks nor reads for this long is left.
@@ -125,7 +126,11 @@ impl Office {
     fn respond(&self, request: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let newest = self.topologies.borrow().clone();
         let topology = newest.as_ref().map(|published| &published.topology);
-        respond(&self.zone, topology, request, transport)
+        let response = respond(&self.zone, topology, request, transport)?;
+        if let Some(flags) = response.get(3) {
+            metrics::name_answered(flags & 0x0F);
+        }
+        Some(response)
     }
 }
 
@@ -150,7 +155,6 @@ async fn datagrams(socket: Arc<UdpSocket>, office: Arc<Office>) {
 async fn connections(listener: Arc<TcpListener>, office: Arc<Office>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -159,6 +163,10 @@ async fn connections(listener: Arc<TcpListener>, office: Arc<Office>) {
                 continue;
             }
         };
+        if places.available_permits() == 0 {
+            metrics::name_waited();
+        }
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let office = office.clone();
         // Bounded in number by its place and in time by its patience, so nobody waits for its end.
         tokio::spawn(async move {
