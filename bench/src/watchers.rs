@@ -275,6 +275,7 @@ fn snapshot(revision: u64) -> Snapshot {
         asyncs: vec![ids[2].clone()],
         deposed: Vec::new(),
         began_at: position(0x0300_0000),
+        timeline: TimelineId(1),
         frozen: None,
         one_node: false,
         reason: Reason::Bootstrap,
