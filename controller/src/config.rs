@@ -22,6 +22,7 @@
 
 mod error;
 mod keys;
+mod network;
 mod postgres;
 mod store;
 mod timings;
@@ -33,6 +34,7 @@ use dugong_topology::{Address, InstanceId};
 use serde::Deserialize;
 
 pub use error::{ConfigError, ConfigProblem, Nearest};
+pub use network::{Network, NetworkError};
 pub use postgres::PostgresConfig;
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;

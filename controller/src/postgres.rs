@@ -18,6 +18,7 @@ mod configuration;
 mod control;
 mod data_dir;
 mod greeting;
+mod hba;
 mod heartbeat;
 mod helper;
 mod layout;
@@ -52,6 +53,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::config::Network;
 use crate::credentials::Credentials;
 
 pub use mandate::Mandate;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub warden: PathBuf,
     /// Where the server listens.
     pub listen: Address,
+    /// Who may connect to it beside this machine.
+    pub networks: Vec<Network>,
     /// Further settings, name to value: as checked in the configuration.
     pub extra: BTreeMap<String, String>,
     pub credentials: Credentials,

@@ -204,6 +204,7 @@ fn postgres_settings(
         // This very program, even if its file was replaced by another version meanwhile.
         warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
+        networks: config.postgres.networks.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,

@@ -7,7 +7,7 @@ use super::error::{ConfigProblem, Nearest};
 pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
            "postgres", "http", "store", "timings"]),
-    ("postgres", &["bin", "listen", "settings"]),
+    ("postgres", &["bin", "listen", "networks", "settings"]),
     ("http", &["listen"]),
     ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",
                 "request_timeout", "session_ttl"]),

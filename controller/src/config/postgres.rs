@@ -7,6 +7,7 @@ use dugong_topology::Address;
 use serde::Deserialize;
 
 use super::error::ConfigProblem;
+use super::network::Network;
 
 /// `[postgres]`: the server that this controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct PostgresConfig {
     pub bin: Option<PathBuf>,
     /// Host and port; clients and standbys reach it there, so it is no wildcard. Required.
     pub listen: Address,
+    /// From where clients and standbys may connect, beside this machine. Default: from nowhere.
+    pub networks: Vec<Network>,
     /// Further settings of the server, name to value, as in `postgresql.conf`. Default: none.
     pub settings: BTreeMap<String, String>,
 }
@@ -53,6 +56,8 @@ pub(super) struct RawPostgres {
     bin: Option<PathBuf>,
     listen: Address,
     #[serde(default)]
+    networks: Vec<Network>,
+    #[serde(default)]
     settings: BTreeMap<String, String>,
 }
 
@@ -60,7 +65,7 @@ impl TryFrom<RawPostgres> for PostgresConfig {
     type Error = ConfigProblem;
 
     fn try_from(raw: RawPostgres) -> Result<Self, ConfigProblem> {
-        let RawPostgres { bin, listen, settings } = raw;
+        let RawPostgres { bin, listen, networks, settings } = raw;
         if let Some(bin) = bin.as_ref().filter(|bin| !bin.is_absolute()) {
             return Err(ConfigProblem::NotAbsolute { key: "postgres.bin", value: bin.clone() });
         }
@@ -68,7 +73,7 @@ impl TryFrom<RawPostgres> for PostgresConfig {
         for (name, value) in &settings {
             check_setting(name, value)?;
         }
-        Ok(Self { bin, listen, settings })
+        Ok(Self { bin, listen, networks, settings })
     }
 }
 

@@ -15,6 +15,7 @@ one_node = false
 [postgres]
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
+networks = ["10.0.0.0/24", "fd00:1::/64"]
 settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
 
 [http]
@@ -71,6 +72,8 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     let config = Config::parse(WHOLE).unwrap();
     assert_eq!(config.cluster, "orders");
     assert_eq!(config.bootstrap, Bootstrap::Of(3));
+    let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
@@ -93,6 +96,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
     assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
     assert_eq!(config.postgres.bin, None);
+    assert_eq!(config.postgres.networks, []);
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
     assert_eq!(config.timings.heartbeat_interval, Duration::from_millis(500));
@@ -110,7 +114,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 19: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 20: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -131,7 +135,9 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 14: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 15: "),
+        ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
+        ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
         ("shared_buffers =",                 "fsync =",                        "fsync is set by Dugong (without it a crash"),
         ("shared_buffers =",                 "Synchronous_Commit =",           "Synchronous_Commit is set by Dugong"),
         ("shared_buffers =",                 "\"a b\" =",                      "\"a b\" is no name of a setting"),
@@ -144,7 +150,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("restart_after = \"6s\"",           "restart_after = \"4s\"",         "beside timings.restart_after = \"4s\""),
         ("stuck_after = \"1min\"",           "stuck_after = \"1s\"",           "beside timings.stuck_after = \"1s\""),
         ("forget_after = \"1day\"",          "forget_after = \"1s\"",          "beside timings.forget_after = \"1s\""),
-        ("[http]",                           "[http",                          "line 13: "),
+        ("[http]",                           "[http",                          "line 14: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");

@@ -14,6 +14,7 @@ use dugong_topology::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::hba;
 use super::layout::{Durability, Layout, replace_file};
 use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
@@ -115,7 +116,8 @@ pub(super) fn write_hba(
     clients: Clients,
     durability: Durability,
 ) -> io::Result<()> {
-    replace_file(&layout.data.join("pg_hba.conf"), &render_hba(settings, clients), durability)
+    let text = format!("{MANAGED}{}", hba::render(settings, clients));
+    replace_file(&layout.data.join("pg_hba.conf"), &text, durability)
 }
 
 /// Writes the password of replication where libpq reads it.
@@ -195,33 +197,6 @@ pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) ->
         value(&settings.credentials.replication.name),
         value(&layout.passfile().to_string_lossy()),
     )
-}
-
-/// The instances that may connect, today all on this machine.
-fn render_hba(settings: &Settings, clients: Clients) -> String {
-    let mut text = MANAGED.to_owned();
-    // The socket lies in a directory that only its owner can enter.
-    text.push_str("local all all trust\nlocal replication all trust\n");
-    let escaped = |role: &str| role.replace('"', "\"\"");
-    let credentials = &settings.credentials;
-    let role = escaped(&credentials.replication.name);
-    let ours = [&credentials.superuser.name, &credentials.lookup.name];
-    for network in ["127.0.0.1/32", "::1/128"] {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "host replication \"{role}\" {network} scram-sha-256");
-        for role in ours.map(|role| escaped(role)) {
-            let _ = writeln!(text, "host all \"{role}\" {network} scram-sha-256");
-        }
-        match clients {
-            Clients::Admitted => {
-                let _ = writeln!(text, "host all all {network} scram-sha-256");
-            }
-            Clients::Refused => {
-                let _ = writeln!(text, "host all all {network} reject");
-            }
-        }
-    }
-    text
 }
 
 fn quoted(value: &str) -> String {
