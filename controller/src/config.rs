@@ -35,7 +35,7 @@ use serde::Deserialize;
 
 pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use network::{Network, NetworkError};
-pub use postgres::PostgresConfig;
+pub use postgres::{PostgresConfig, TlsFiles};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 

@@ -205,6 +205,8 @@ fn postgres_settings(
         warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
         networks: config.postgres.networks.clone(),
+        plain_networks: config.postgres.plain_networks.clone(),
+        tls: config.postgres.tls.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,

@@ -72,6 +72,16 @@ pub enum ConfigProblem {
     SameListener { listen: Address },
     #[error("{key} = \"{listen}\" is a wildcard: others are told this address, so name one")]
     Wildcard { key: &'static str, listen: Address },
+    #[error(
+        "postgres.tls_cert, tls_key and tls_ca belong together: PostgreSQL needs the first two, and \
+         its standbys the third; write all of them, or none"
+    )]
+    TlsInParts,
+    #[error(
+        "postgres.plain_networks says who needs no TLS, but without tls_cert nobody does: remove it, \
+         or write its networks into postgres.networks"
+    )]
+    NothingButPlain,
     #[error("postgres.settings: {name} is set by Dugong ({reason}): remove it")]
     OwnedSetting { name: String, reason: &'static str },
     #[error(

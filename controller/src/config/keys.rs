@@ -7,7 +7,8 @@ use super::error::{ConfigProblem, Nearest};
 pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
            "postgres", "http", "store", "timings"]),
-    ("postgres", &["bin", "listen", "networks", "settings"]),
+    ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
+                   "tls_ca", "settings"]),
     ("http", &["listen"]),
     ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",
                 "request_timeout", "session_ttl"]),

@@ -16,6 +16,10 @@ one_node = false
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
 networks = ["10.0.0.0/24", "fd00:1::/64"]
+plain_networks = ["10.0.0.9"]
+tls_cert = "/etc/dugong/pg-1.crt"
+tls_key = "/etc/dugong/pg-1.key"
+tls_ca = "/etc/dugong/ca.crt"
 settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
 
 [http]
@@ -74,6 +78,8 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.bootstrap, Bootstrap::Of(3));
     let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
+    let files = config.postgres.tls.unwrap();
+    assert_eq!(files.key, Path::new("/etc/dugong/pg-1.key"));
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
@@ -93,6 +99,10 @@ fn the_smallest_file_has_the_documented_defaults() {
     let config = Config::parse(SMALLEST).unwrap();
     assert_eq!(config.cluster, "main");
     assert_eq!(config.bootstrap, Bootstrap::Of(2));
+    assert_eq!(config.postgres.tls, None);
+    let plain = SMALLEST.replace("[http]", "plain_networks = [\"10.0.0.9\"]\n[http]");
+    let refused = Config::parse(&plain).unwrap_err().to_string();
+    assert!(refused.contains("without tls_cert nobody does"), "{refused}");
     let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
     assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
     assert_eq!(config.postgres.bin, None);
@@ -114,7 +124,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 20: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 24: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -135,9 +145,12 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 15: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 19: "),
         ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
         ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
+        ("tls_ca = \"/etc/dugong/ca.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
+        ("\"/etc/dugong/pg-1.key\"",         "\"pg-1.key\"",                   "postgres.tls_key = \"pg-1.key\" is relative"),
+        ("shared_buffers =",                 "SSL =",                          "SSL is set by Dugong (postgres.tls_cert says it)"),
         ("shared_buffers =",                 "fsync =",                        "fsync is set by Dugong (without it a crash"),
         ("shared_buffers =",                 "Synchronous_Commit =",           "Synchronous_Commit is set by Dugong"),
         ("shared_buffers =",                 "\"a b\" =",                      "\"a b\" is no name of a setting"),
@@ -150,7 +163,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("restart_after = \"6s\"",           "restart_after = \"4s\"",         "beside timings.restart_after = \"4s\""),
         ("stuck_after = \"1min\"",           "stuck_after = \"1s\"",           "beside timings.stuck_after = \"1s\""),
         ("forget_after = \"1day\"",          "forget_after = \"1s\"",          "beside timings.forget_after = \"1s\""),
-        ("[http]",                           "[http",                          "line 14: "),
+        ("[http]",                           "[http",                          "line 18: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");

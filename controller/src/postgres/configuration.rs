@@ -146,6 +146,11 @@ fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
     set("listen_addresses", &settings.listen.host);
     set("port", &settings.listen.port.to_string());
     set("unix_socket_directories", &layout.run.to_string_lossy());
+    set("ssl", if settings.tls.is_some() { "on" } else { "off" });
+    if let Some(files) = &settings.tls {
+        set("ssl_cert_file", &files.cert.to_string_lossy());
+        set("ssl_key_file", &files.key.to_string_lossy());
+    }
     set("cluster_name", settings.instance.as_str());
     match &live.source {
         Source::Nobody | Source::From(_) => set("wal_retrieve_retry_interval", "100ms"),
@@ -189,9 +194,17 @@ pub(super) fn conninfo(settings: &Settings, layout: &Layout, source: &Source) ->
 /// count as that instance's word that it has flushed.
 pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) -> String {
     let value = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    // Without TLS here libpq still uses it where the other end has it, and verifies nothing: so TLS
+    // can be turned on one instance after the other, from the primary on.
+    let tls = settings.tls.as_ref().map_or_else(String::new, |files| {
+        let [cert, key, ca] =
+            [&files.cert, &files.key, &files.ca].map(|path| value(&path.to_string_lossy()));
+        // Where no certificate is named, libpq looks for one in a home that it may not enter.
+        format!(" sslmode=verify-full sslrootcert={ca} sslcert={cert} sslkey={key}")
+    });
     format!(
         "host={} port={} user={} passfile={} connect_timeout=2 keepalives_idle=2 \
-         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000",
+         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000{tls}",
         value(&to.address.host),
         to.address.port,
         value(&settings.credentials.replication.name),

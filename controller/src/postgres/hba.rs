@@ -24,19 +24,24 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     };
     // The socket lies in a directory that only its owner can enter.
     let mut text = "local all all trust\nlocal replication all trust\n".to_owned();
-    let mut line = |who: &str, from: &str, verdict: &str| {
-        let _ = writeln!(text, "host {who} {from} {verdict}"); // Writing to a String cannot fail.
+    let mut line = |kind: &str, who: &str, from: &str, verdict: &str| {
+        let _ = writeln!(text, "{kind} {who} {from} {verdict}"); // Writing to a String cannot fail.
     };
     for from in HERE {
-        line(&format!("replication {replication}"), from, "scram-sha-256");
-        line(&format!("all {superuser}"), from, "scram-sha-256");
-        line(&format!("all {lookup}"), from, "scram-sha-256");
-        line("all all", from, verdict);
+        line("host", &format!("replication {replication}"), from, "scram-sha-256");
+        line("host", &format!("all {superuser}"), from, "scram-sha-256");
+        line("host", &format!("all {lookup}"), from, "scram-sha-256");
+        line("host", "all all", from, verdict);
     }
+    let kind = if settings.tls.is_some() { "hostssl" } else { "host" };
     for network in settings.networks.iter().map(ToString::to_string) {
-        line(&format!("replication {replication}"), &network, "scram-sha-256");
-        line(&format!("all {lookup}"), &network, "scram-sha-256");
-        line("all all", &network, verdict);
+        line(kind, &format!("replication {replication}"), &network, "scram-sha-256");
+        line(kind, &format!("all {lookup}"), &network, "scram-sha-256");
+        line(kind, "all all", &network, verdict);
+    }
+    for network in settings.plain_networks.iter().map(ToString::to_string) {
+        line("host", &format!("all {lookup}"), &network, "scram-sha-256");
+        line("host", "all all", &network, verdict);
     }
     text
 }
@@ -61,6 +66,8 @@ mod tests {
             warden: PathBuf::from("/nowhere"),
             listen: Address::loopback(5432),
             networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            plain_networks: Vec::new(),
+            tls: None,
             extra: BTreeMap::new(),
             credentials: Credentials::generate().unwrap(),
             heartbeat_interval: Duration::from_secs(1),
@@ -105,6 +112,34 @@ mod tests {
             let of = |text| verdict(text, "host", database, user, from);
             assert_eq!((of(&open), of(&closed)), (admitted, refused), "{user} from {from}");
         }
+    }
+
+    #[test]
+    fn with_tls_nobody_comes_plain_from_a_network_but_clients_from_where_they_may() {
+        let path = || PathBuf::from("/nowhere");
+        let settings = Settings {
+            tls: Some(crate::config::TlsFiles { cert: path(), key: path(), ca: path() }),
+            plain_networks: vec!["10.0.0.9/32".parse().unwrap()],
+            ..settings(&["10.0.0.0/24"])
+        };
+        let text = render(&settings, Clients::Admitted);
+        let (role, scram) = ("dugong_replication", "scram-sha-256");
+        #[rustfmt::skip]
+        let cases = [
+            ("hostssl", "replication", role,  "10.0.0.0/24",  scram),
+            ("host",    "replication", role,  "10.0.0.0/24",  "no line"),
+            ("hostssl", "app",         "app", "10.0.0.0/24",  scram),
+            ("host",    "app",         "app", "10.0.0.0/24",  "no line"),
+            ("host",    "app",         "app", "10.0.0.9/32",  scram),
+            ("host",    "replication", role,  "10.0.0.9/32",  "no line"),
+            ("host",    "app",         "app", "127.0.0.1/32", scram),
+        ];
+        for (kind, database, user, from, expected) in cases {
+            assert_eq!(verdict(&text, kind, database, user, from), expected, "{kind} {database}");
+        }
+        let closed = render(&settings, Clients::Refused);
+        assert_eq!(verdict(&closed, "host", "app", "app", "10.0.0.9/32"), "reject");
+        assert_eq!(verdict(&closed, "hostssl", "app", "app", "10.0.0.0/24"), "reject");
     }
 
     #[test]

@@ -158,6 +158,8 @@ impl Instance {
             warden: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
             networks: Vec::new(),
+            plain_networks: Vec::new(),
+            tls: None,
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
             heartbeat_interval: Duration::from_millis(200),
@@ -199,6 +201,11 @@ impl Instance {
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
+    }
+
+    /// Where it lies, and what else it was told.
+    pub(crate) fn told(&self) -> &Settings {
+        &self.settings
     }
 
     /// The end of the lease that its server lives by, if it is a primary.
@@ -472,6 +479,11 @@ impl Ended {
             .args(["-c", &format!("unix_socket_directories={}/run", self.settings.dir.display())])
             .spawn()
             .unwrap()
+    }
+
+    /// Its next controller is told something else.
+    pub(crate) fn tell(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
     }
 
     /// Its next controller is configured otherwise.
