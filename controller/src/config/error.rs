@@ -22,6 +22,14 @@ pub enum ConfigProblem {
     /// No TOML, a value of the wrong form, or a required key that is missing.
     #[error("line {line}: {message}")]
     Malformed { line: usize, message: String },
+    /// One variable of the environment.
+    #[error("the environment's {variable}: {message}")]
+    Variable { variable: String, message: String },
+    #[error("the environment has an unknown variable {variable}{nearest}")]
+    UnknownVariable { variable: String, nearest: String },
+    /// A value of the wrong form, or a missing key, once the environment has had its say.
+    #[error("with {variables} of the environment: {message}")]
+    Overridden { variables: String, message: String },
     #[error("unknown key \"{key}\" {section}{nearest}")]
     UnknownKey { key: String, section: String, nearest: Nearest },
     #[error(

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use super::*;
 
+impl Config {
+    fn parse(text: &str) -> Result<Self, ConfigProblem> {
+        Self::parse_with(text, &[]).map(|(config, _)| config)
+    }
+}
+
 /// Every key at once.
 const WHOLE: &str = r#"
 cluster = "orders"
@@ -217,4 +223,47 @@ fn a_refusal_names_the_file() {
     assert!(misspelt.ends_with("in [store]; did you mean \"path\"?"), "{misspelt}");
     std::fs::write(&path, SMALLEST).unwrap();
     assert_eq!(Config::load(&path).unwrap(), Config::parse(SMALLEST).unwrap());
+}
+
+#[test]
+fn the_example_names_every_key_and_its_defaults_are_the_defaults() {
+    let mut known = keys::SECTIONS.iter().flat_map(|(section, keys)| {
+        let is_key = |key: &&&str| keys::SECTIONS.iter().all(|(section, _)| *section != **key);
+        keys.iter().filter(is_key).map(move |key| (*section, *key))
+    });
+    let named: Vec<_> = keys::example().map(|line| (line.section, line.key)).collect();
+    assert_eq!(known.find(|place| !named.contains(place)), None, "is not in the example");
+
+    let text = include_str!("../../controller.toml.example");
+    let config = Config::parse(text).unwrap();
+    for line in keys::example().filter(|line| line.said == keys::Said::Default) {
+        // In its place, alone: one_node and bootstrap_size exclude each other.
+        let said = text.replacen(&format!("\n#{}", line.text), &format!("\n{}", line.text), 1);
+        assert_ne!(said, text, "{line:?}");
+        assert_eq!(Config::parse(&said).unwrap(), config, "{line:?}");
+    }
+    for line in keys::example().filter(|line| line.said == keys::Said::Required) {
+        let without = text.replacen(&format!("\n{}", line.text), "", 1);
+        assert!(Config::parse(&without).is_err(), "{line:?}");
+    }
+}
+
+#[test]
+fn the_environment_has_the_last_word_and_what_is_understood_says_so() {
+    let overrides = |name: &str, value: &str| {
+        env::overrides([(name.into(), value.into())].into_iter()).unwrap()
+    };
+    let said = overrides("DUGONG_HTTP_LISTEN", "10.0.0.9:8008");
+    let (config, table) = Config::parse_with(SMALLEST, &said).unwrap();
+    assert_eq!(config.http.listen.to_string(), "10.0.0.9:8008");
+    let line = |key: &str| table.lines().find(|line| line.starts_with(key)).unwrap();
+    assert!(line("http.listen").ends_with("# DUGONG_HTTP_LISTEN"), "{table}");
+    assert!(line("timings.link_ttl").contains("\"2s\""), "{table}");
+    assert!(line("timings.link_ttl").ends_with("# default"), "{table}");
+    assert!(line("instance").ends_with("\"pg-1\""), "{table}");
+
+    let said = overrides("DUGONG_STORE_SESSION_TTL", "soon");
+    let refused = Config::parse_with(SMALLEST, &said).unwrap_err().to_string();
+    assert!(refused.starts_with("with DUGONG_STORE_SESSION_TTL of the environment: "), "{refused}");
+    assert!(!refused.contains('\n'), "{refused}");
 }
