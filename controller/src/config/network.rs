@@ -41,6 +41,17 @@ impl Network {
         };
         Some(Self { address, bits })
     }
+
+    /// The network of one address.
+    pub fn of(address: IpAddr) -> Self {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, bits }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4()
+            && Self::around(address, self.bits) == Some(*self)
+    }
 }
 
 impl fmt::Display for Network {
@@ -59,8 +70,8 @@ impl FromStr for Network {
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| malformed())?;
-        let all = if address.is_ipv4() { 32 } else { 128 };
-        let network = Self::around(address, bits.unwrap_or(all)).ok_or_else(malformed)?;
+        let bits = bits.unwrap_or_else(|| Self::of(address).bits);
+        let network = Self::around(address, bits).ok_or_else(malformed)?;
         if network.address == address {
             Ok(network)
         } else {
@@ -81,6 +92,24 @@ impl TryFrom<String> for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_contains_what_begins_like_it() {
+        #[rustfmt::skip]
+        let cases = [
+            ("10.0.0.0/24", "10.0.0.255", true),
+            ("10.0.0.0/24", "10.0.1.0",   false),
+            ("10.0.0.7/32", "10.0.0.7",   true),
+            ("0.0.0.0/0",   "10.0.0.7",   true),
+            ("0.0.0.0/0",   "::1",        false), // another kind
+            ("fd00::/8",    "fdff::1",    true),
+        ];
+        for (network, address, expected) in cases {
+            let network: Network = network.parse().unwrap();
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(network.contains(address), expected, "{address} in {network}");
+        }
+    }
 
     #[test]
     fn a_network_is_read_and_shown() {
