@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use dugong_machine::{Access, Upstream};
 use dugong_topology::InstanceId;
@@ -18,6 +19,7 @@ use super::hba;
 use super::layout::{Durability, Layout, replace_file};
 use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
+use crate::config::TlsFiles;
 
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";
 const INCLUDE: &str = "include = 'dugong.conf'";
@@ -194,17 +196,22 @@ pub(super) fn conninfo(settings: &Settings, layout: &Layout, source: &Source) ->
 /// count as that instance's word that it has flushed.
 pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) -> String {
     let value = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    // Without TLS here libpq still uses it where the other end has it, and verifies nothing: so TLS
-    // can be turned on one instance after the other, from the primary on.
-    let tls = settings.tls.as_ref().map_or_else(String::new, |files| {
-        let [cert, key, ca] =
-            [&files.cert, &files.key, &files.ca].map(|path| value(&path.to_string_lossy()));
-        // Where no certificate is named, libpq looks for one in a home that it may not enter.
-        format!(" sslmode=verify-full sslrootcert={ca} sslcert={cert} sslkey={key}")
-    });
+    let file = |path: &Path| value(&path.to_string_lossy());
+    // Where no certificate is named, libpq looks for one in a home that it may not enter.
+    let tls = match &settings.tls {
+        Some(TlsFiles { cert, key, ca }) => format!(
+            "sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+            file(ca),
+            file(cert),
+            file(key)
+        ),
+        // It still uses TLS where the other end has it, and verifies nothing: so TLS can be turned
+        // on one instance after the other, from the primary on.
+        None => format!("sslmode=prefer sslcert={}", file(&layout.run.join("no.crt"))),
+    };
     format!(
         "host={} port={} user={} passfile={} connect_timeout=2 keepalives_idle=2 \
-         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000{tls}",
+         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000 {tls}",
         value(&to.address.host),
         to.address.port,
         value(&settings.credentials.replication.name),
