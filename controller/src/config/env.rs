@@ -10,7 +10,8 @@ use super::error::{ConfigProblem, Nearest};
 use super::keys::{self, SECTIONS};
 
 /// Keys whose values are lists.
-const LISTS: [(&str, &str); 2] = [("postgres", "networks"), ("postgres", "plain_networks")];
+const LISTS: [(&str, &str); 3] =
+    [("postgres", "networks"), ("postgres", "plain_networks"), ("store", "endpoints")];
 
 /// Keys whose values are neither texts nor lists.
 const OTHERS: [(&str, &str); 3] =
@@ -142,6 +143,7 @@ mod tests {
             ("DUGONG_CONTROLLER_ONE_NODE",       "true",             "one_node = true"),
             ("DUGONG_HTTP_LISTEN",               "10.0.0.2:8008",    "[http]\nlisten = \"10.0.0.2:8008\""),
             ("DUGONG_POSTGRES_NETWORKS",         "10.0.0.0/24, ::1", "[postgres]\nnetworks = [\"10.0.0.0/24\", \"::1\"]"),
+            ("DUGONG_STORE_ENDPOINTS",           "http://a:1",       "[store]\nendpoints = [\"http://a:1\"]"),
             ("DUGONG_POSTGRES_NETWORKS",         "",                 "[postgres]\nnetworks = []"),
             ("DUGONG_POSTGRES_SETTINGS",         "{ a = \"b\" }",    "[postgres]\nsettings = { a = \"b\" }"),
             ("DUGONG_TIMINGS_LINK_TTL",          "2s",               "[timings]\nlink_ttl = \"2s\""),

@@ -80,6 +80,8 @@ pub(super) enum Said {
     Required,
     /// What counts where the file says nothing.
     Default,
+    /// The same, where the store is etcd.
+    DefaultOfEtcd,
     /// The form of a value; nothing counts where the file says nothing.
     None,
 }
@@ -107,6 +109,8 @@ pub(super) fn example() -> impl Iterator<Item = Line> {
             Said::Required
         } else if text.ends_with("# none by default") {
             Said::None
+        } else if text.ends_with("# for etcd") {
+            Said::DefaultOfEtcd
         } else {
             Said::Default
         };

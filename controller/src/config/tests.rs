@@ -23,9 +23,9 @@ bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
 networks = ["10.0.0.0/24", "fd00:1::/64"]
 plain_networks = ["10.0.0.9"]
-tls_cert = "/etc/dugong/pg-1.crt"
-tls_key = "/etc/dugong/pg-1.key"
-tls_ca = "/etc/dugong/ca.crt"
+tls_cert = "/etc/dugong/server.crt"
+tls_key = "/etc/dugong/server.key"
+tls_ca = "/etc/dugong/authority.crt"
 settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
 
 [http]
@@ -85,7 +85,7 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
     let files = config.postgres.tls.unwrap();
-    assert_eq!(files.key, Path::new("/etc/dugong/pg-1.key"));
+    assert_eq!(files.key, Path::new("/etc/dugong/server.key"));
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
@@ -154,8 +154,8 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1",                      "line 19: "),
         ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
         ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
-        ("tls_ca = \"/etc/dugong/ca.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
-        ("\"/etc/dugong/pg-1.key\"",         "\"pg-1.key\"",                   "postgres.tls_key = \"pg-1.key\" is relative"),
+        ("tls_ca = \"/etc/dugong/authority.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
+        ("\"/etc/dugong/server.key\"",       "\"pg-1.key\"",                   "postgres.tls_key = \"pg-1.key\" is relative"),
         ("shared_buffers =",                 "SSL =",                          "SSL is set by Dugong (postgres.tls_cert says it)"),
         ("shared_buffers =",                 "fsync =",                        "fsync is set by Dugong (without it a crash"),
         ("shared_buffers =",                 "Synchronous_Commit =",           "Synchronous_Commit is set by Dugong"),
@@ -235,12 +235,18 @@ fn the_example_names_every_key_and_its_defaults_are_the_defaults() {
     assert_eq!(known.find(|place| !named.contains(place)), None, "is not in the example");
 
     let text = include_str!("../../controller.toml.example");
-    let config = Config::parse(text).unwrap();
-    for line in keys::example().filter(|line| line.said == keys::Said::Default) {
+    let etcd = text.replace("\n#kind = \"sqlite\"", "\nkind = \"etcd\"");
+    let etcd = etcd.replace("\npath =", "\n#path =").replace("\n#endpoints =", "\nendpoints =");
+    for line in keys::example() {
+        let text = match line.said {
+            keys::Said::Default => text,
+            keys::Said::DefaultOfEtcd => &etcd,
+            keys::Said::Required | keys::Said::None => continue,
+        };
         // In its place, alone: one_node and bootstrap_size exclude each other.
         let said = text.replacen(&format!("\n#{}", line.text), &format!("\n{}", line.text), 1);
         assert_ne!(said, text, "{line:?}");
-        assert_eq!(Config::parse(&said).unwrap(), config, "{line:?}");
+        assert_eq!(Config::parse(&said).unwrap(), Config::parse(text).unwrap(), "{line:?}");
     }
     for line in keys::example().filter(|line| line.said == keys::Said::Required) {
         let without = text.replacen(&format!("\n{}", line.text), "", 1);

@@ -6,6 +6,8 @@ use super::keys::{Said, example};
 /// One line for each key that is set, or has a default, in the order of the manual.
 pub(super) fn understood(effective: &toml::Table, overrides: &[Override]) -> String {
     let mut rows = Vec::new();
+    let kind = effective.get("store").and_then(|store| store.get("kind"));
+    let is_etcd = kind.and_then(toml::Value::as_str) == Some("etcd");
     for line in example() {
         let table = match line.section {
             "" => Some(effective),
@@ -21,7 +23,10 @@ pub(super) fn understood(effective: &toml::Table, overrides: &[Override]) -> Str
                 rows.push((name, value.to_string(), env::variable(line.section, line.key)));
             }
             (Some(value), _) => rows.push((name, value.to_string(), String::new())),
-            (None, Said::Default) => rows.push((name, line.value().to_owned(), "default".into())),
+            (None, Said::DefaultOfEtcd) if !is_etcd => (),
+            (None, Said::Default | Said::DefaultOfEtcd) => {
+                rows.push((name, line.value().to_owned(), "default".into()))
+            }
             (None, Said::Required | Said::None) => (),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, StoreBackend};
 use crate::credentials::Credentials;
 
 fn options(out: &Path) -> Options {
@@ -87,7 +87,6 @@ fn what_is_written_is_understood() {
     let path = out.join("pg-3/controller.toml");
     let mut file: toml::Table = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     file["http"].as_table_mut().unwrap().retain(|key, _| key == "listen");
-    file["store"] = toml::toml! { path = "/var/lib/dugong/store.db" }.into();
     fs::write(&path, file.to_string()).unwrap();
     let config = Config::load(&path).unwrap();
     assert_eq!(config.instance.as_str(), "pg-3");
@@ -101,6 +100,15 @@ fn what_is_written_is_understood() {
     let plain = ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "10.0.0.10/32"];
     assert_eq!(shown(&config.postgres.plain_networks), plain);
     assert_eq!(config.http.listen.to_string(), "10.0.0.3:8008");
+    let StoreBackend::Etcd(etcd) = config.store.backend else { panic!("{:?}", config.store) };
+    assert_eq!(etcd.endpoints[2], "http://10.0.0.3:2379");
+
+    // Of an etcd with TLS, and with a name of its own.
+    let out = place.path().join("other");
+    let etcd = vec!["https://etcd.example:2379".to_owned()];
+    init(&Options { etcd, ..options(&out) }).unwrap();
+    let text = fs::read_to_string(out.join("pg-1/controller.toml")).unwrap();
+    assert!(text.contains("\nca = \"/etc/dugong/etcd-ca.crt\"\n"), "{text}");
 }
 
 #[test]
