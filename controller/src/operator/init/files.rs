@@ -172,8 +172,8 @@ impl<'a> Plan<'a> {
             "ca.key signs the certificates of the cluster {}: whoever has it can pass for any of \
              its machines.\n\
              Keep this folder where no machine of the cluster can read it. It is needed again for a \
-             new machine, and\nto renew certificates: those of the machines count for {} days, that \
-             of the authority for {}.\n",
+             new machine, and\nto renew certificates (docs/machines.md): those of the machines count for {} \
+             days, that of the\nauthority for {}.\n",
             self.options.cluster, MACHINE_DAYS, AUTHORITY_DAYS
         );
         let files = [
