@@ -156,8 +156,10 @@ fn check(options: &Options) -> Result<(), Failure> {
                 .to_owned(),
         );
     }
-    if let Some(taken) = instances.iter().find(|m| ["proxy", "ca"].contains(&m.id.as_str())) {
-        return refused(format!("{} is the name of another folder here: use another", taken.id));
+    // Folders here, and names in the cluster's zone.
+    let others = ["proxy", "ca", "controller", "primary", "sync", "replica"];
+    if let Some(taken) = instances.iter().find(|m| others.contains(&m.id.as_str())) {
+        return refused(format!("{} is the name of something else here: use another", taken.id));
     }
     let name = instances.iter().find(|machine| machine.host.parse::<IpAddr>().is_err());
     if let Some(name) = name.filter(|_| networks.is_empty()) {

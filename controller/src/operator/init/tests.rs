@@ -134,7 +134,7 @@ fn what_makes_no_cluster_is_refused_with_the_reason() {
         (|o| o.instances.truncate(2),                                "3 to 9 instances"),
         (|o| o.instances[1].id = o.instances[0].id.clone(),          "the same name"),
         (|o| o.instances[1].host = o.instances[0].host.clone(),      "`dugong up`"),
-        (|o| o.instances[1].id = "proxy".parse().unwrap(),           "another folder"),
+        (|o| o.instances[1].id = "proxy".parse().unwrap(),           "something else"),
         (|o| { o.instances[1].host = "db".into(); o.networks = Vec::new(); }, "--network"),
         (|o| o.etcd = vec!["10.0.0.1:2379".into()],                  "write an URL"),
         (|o| o.config_dir = "etc".into(),                            "whole paths"),
