@@ -21,11 +21,14 @@
 //! since a misspelt timeout must not be a silent default.
 
 mod dns;
+mod env;
 mod error;
 mod keys;
+mod network;
 mod postgres;
 mod store;
 mod timings;
+mod understood;
 
 use std::path::{Path, PathBuf};
 
@@ -34,8 +37,10 @@ use dugong_topology::{Address, InstanceId};
 use serde::Deserialize;
 
 pub use dns::DnsConfig;
+pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
-pub use postgres::PostgresConfig;
+pub use network::{Network, NetworkError};
+pub use postgres::{PostgresConfig, TlsFiles};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 
@@ -70,25 +75,50 @@ pub struct HttpConfig {
 }
 
 impl Config {
-    /// Reads and checks a configuration file.
+    /// Reads and checks a configuration file, with the environment's word over it.
     ///
     /// # Errors
     ///
     /// One sentence that names the file, the key and the way out.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_and_tell(path).map(|(config, _)| config)
+    }
+
+    /// The same, with a table of what was understood: every key, its value, where that is from.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn load_and_tell(path: &Path) -> Result<(Self, String), ConfigError> {
         let of = |problem| ConfigError { path: path.to_owned(), problem };
         let text = std::fs::read_to_string(path)
             .map_err(|error| of(ConfigProblem::Unreadable { error }))?;
-        Self::parse(&text).map_err(of)
+        let overrides = env::overrides(std::env::vars_os()).map_err(of)?;
+        Self::parse_with(&text, &overrides).map_err(of)
     }
 
-    fn parse(text: &str) -> Result<Self, ConfigProblem> {
+    fn parse_with(
+        text: &str,
+        overrides: &[env::Override],
+    ) -> Result<(Self, String), ConfigProblem> {
         let syntax = |error: &toml::de::Error| ConfigProblem::syntax(text, error);
-        let table: toml::Table = toml::from_str(text).map_err(|error| syntax(&error))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| syntax(&error))?;
         // Before the values: a misspelt key is told as such, not as the absence of the right one.
         keys::check(&table)?;
-        let raw: RawConfig = toml::from_str(text).map_err(|error| syntax(&error))?;
-        Self::try_from(raw)
+        for one in overrides {
+            one.apply(&mut table);
+        }
+        let raw: Result<RawConfig, _> = if overrides.is_empty() {
+            toml::from_str(text).map_err(|error| syntax(&error)) // It knows the lines.
+        } else {
+            let variables = overrides.iter().map(|one| one.variable.as_str());
+            let variables = variables.collect::<Vec<_>>().join(", ");
+            table.clone().try_into().map_err(|error: toml::de::Error| {
+                let message = error.to_string().trim().replace('\n', ", ");
+                ConfigProblem::Overridden { variables, message }
+            })
+        };
+        Ok((Self::try_from(raw?)?, understood::understood(&table, overrides)))
     }
 }
 

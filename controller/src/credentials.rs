@@ -56,6 +56,17 @@ impl Password {
         &self.0
     }
 
+    /// A fresh one, 190 bits of chance: for whatever needs a secret.
+    ///
+    /// # Errors
+    ///
+    /// The system has no random numbers.
+    pub fn fresh() -> Result<Self, CredentialsError> {
+        let of = |error| CredentialsError::Random { error };
+        let mut random = io::BufReader::new(File::open("/dev/urandom").map_err(of)?);
+        Self::generate(&mut random).map_err(of)
+    }
+
     fn generate(random: &mut impl Read) -> io::Result<Self> {
         let mut password = String::with_capacity(PASSWORD_CHARACTERS);
         let mut byte = [0];

@@ -6,6 +6,7 @@ pub mod client;
 pub mod dsn;
 pub mod freeze;
 pub mod history;
+pub mod init;
 pub mod promote;
 pub mod status;
 pub mod switchover;

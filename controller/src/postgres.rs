@@ -14,10 +14,12 @@
 //!
 //! Source: PROTOCOL.md, R4, R5, R6, R9, R10, R11 and "What PostgreSQL must be told".
 
+mod certificates;
 mod configuration;
 mod control;
 mod data_dir;
 mod greeting;
+mod hba;
 mod heartbeat;
 mod helper;
 mod layout;
@@ -52,8 +54,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
+use crate::config::{Network, TlsFiles};
 use crate::credentials::Credentials;
 
+pub use certificates::TlsError;
 pub use mandate::Mandate;
 pub use programs::{BinError, Version, find_bin};
 
@@ -74,6 +78,12 @@ pub struct Settings {
     pub warden: PathBuf,
     /// Where the server listens.
     pub listen: Address,
+    /// Who may connect to it beside this machine.
+    pub networks: Vec<Network>,
+    /// From where clients may connect without TLS, where there is TLS.
+    pub plain_networks: Vec<Network>,
+    /// With which it speaks TLS, and verifies its upstream.
+    pub tls: Option<TlsFiles>,
     /// Further settings, name to value: as checked in the configuration.
     pub extra: BTreeMap<String, String>,
     pub credentials: Credentials,
@@ -131,6 +141,8 @@ pub enum StartError {
         path.display()
     )]
     SocketPath { path: PathBuf },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("processes cannot be started: {0}")]
     Spawner(std::io::Error),
 }
@@ -154,6 +166,9 @@ pub fn has_served(dir: &Path) -> bool {
 pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartError> {
     if rustix::process::geteuid().is_root() {
         return Err(StartError::Root);
+    }
+    if let Some(files) = &settings.tls {
+        certificates::check(files, &settings.listen.host)?;
     }
     let (layout, lock) = layout::Layout::claim(&settings.dir, settings.listen.port)?;
     let spawner = process::Spawner::start().map_err(StartError::Spawner)?;

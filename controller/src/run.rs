@@ -43,13 +43,15 @@ use crate::{lifeline, metrics, postgres, publish};
         credentials = \"/var/lib/dugong/credentials.json\"\n  \
         [postgres]\n  listen = \"127.0.0.1:20001\"\n  \
         [http]\n  listen = \"127.0.0.1:20011\"\n  \
-        [store]\n  path = \"/var/lib/dugong/store.db\""
+        [store]\n  path = \"/var/lib/dugong/store.db\"\n\n\
+        The environment overrides every key: DUGONG_, the section, the key (the top of the file is the\n\
+        section CONTROLLER), as in DUGONG_CONTROLLER_INSTANCE and DUGONG_HTTP_LISTEN."
 )]
 pub struct Options {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Check the configuration file and end.
+    /// Check the configuration, say what is understood, and end.
     #[arg(long)]
     pub check_config: bool,
     /// What is logged to standard error: error, warn, info, debug, or a tracing filter.
@@ -95,9 +97,13 @@ impl fmt::Display for Failure {
 ///
 /// What keeps it from running, in one sentence.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let config =
-        Config::load(&options.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let (config, understood) = Config::load_and_tell(&options.config)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
     if options.check_config {
+        #[expect(clippy::print_stdout, reason = "what was asked for")]
+        {
+            println!("ok\n{understood}");
+        }
         return Ok(());
     }
     let filter = EnvFilter::try_new(&options.log)
@@ -218,6 +224,9 @@ fn postgres_settings(
         // This very program, even if its file was replaced by another version meanwhile.
         warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
+        networks: config.postgres.networks.clone(),
+        plain_networks: config.postgres.plain_networks.clone(),
+        tls: config.postgres.tls.clone(),
         extra: config.postgres.settings.clone(),
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,

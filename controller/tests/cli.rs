@@ -110,6 +110,35 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
 }
 
 #[test]
+fn a_configuration_is_checked_and_told_without_being_used() {
+    let directory = reachable();
+    let file = directory.path().join("controller.toml");
+    fs::write(&file, include_str!("../controller.toml.example")).unwrap();
+    let (code, out, error) = run("dugong-controller", &["--check-config", "--config", text(&file)]);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("ok\n"), "{out}");
+    assert!(
+        out.lines().any(|line| line.starts_with("instance ") && line.contains("pg-1")),
+        "{out}"
+    );
+
+    let checked = |name: &str, value: &str| {
+        let program = env!("CARGO_BIN_EXE_dugong-controller");
+        let mut command = Command::new(program);
+        command.args(["--check-config", "--config", text(&file)]).env(name, value);
+        command.output().unwrap()
+    };
+    let said = checked("DUGONG_CONTROLLER_INSTANCE", "pg-7");
+    let out = String::from_utf8(said.stdout).unwrap();
+    assert!(out.contains("\"pg-7\"") && out.contains("# DUGONG_CONTROLLER_INSTANCE"), "{out}");
+    let refused = checked("DUGONG_STORE_SESION_TTL", "3s");
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{error}");
+    assert!(error.contains("did you mean DUGONG_STORE_SESSION_TTL?"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
 fn a_controllers_port_in_use_is_named() {
     let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();

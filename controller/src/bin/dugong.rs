@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
-use dugong_controller::operator::{dsn, freeze, history, promote, status, switchover};
+use dugong_controller::operator::{dsn, freeze, history, init, promote, status, switchover};
 use dugong_controller::run::Failure;
 
 /// PostgreSQL that stays up: runs a cluster on this machine, and shows any cluster's state.
@@ -30,6 +30,8 @@ enum What {
     Up(UpOptions),
     /// Stop a cluster that runs in the background.
     Down(DownOptions),
+    /// Write what the machines of a new cluster need: configurations, certificates, passwords.
+    Init(init::Options),
     /// Show who is what, and why writes wait when they wait.
     Status(status::Options),
     /// Print a connection string that works as it is.
@@ -63,6 +65,7 @@ fn run(what: What) -> Result<(), Failure> {
     match what {
         What::Up(options) => launch::up(&options),
         What::Down(options) => launch::down(&options),
+        What::Init(options) => init::init(&options).map(|next| print(&next)),
         What::Status(options) => wait_for(status::status(&options, print)),
         What::Dsn(options) => dsn::dsn(&options).map(|string| print(&string)),
         What::History(options) => {

@@ -22,6 +22,14 @@ pub enum ConfigProblem {
     /// No TOML, a value of the wrong form, or a required key that is missing.
     #[error("line {line}: {message}")]
     Malformed { line: usize, message: String },
+    /// One variable of the environment.
+    #[error("the environment's {variable}: {message}")]
+    Variable { variable: String, message: String },
+    #[error("the environment has an unknown variable {variable}{nearest}")]
+    UnknownVariable { variable: String, nearest: String },
+    /// A value of the wrong form, or a missing key, once the environment has had its say.
+    #[error("with {variables} of the environment: {message}")]
+    Overridden { variables: String, message: String },
     #[error("unknown key \"{key}\" {section}{nearest}")]
     UnknownKey { key: String, section: String, nearest: Nearest },
     #[error(
@@ -87,6 +95,16 @@ pub enum ConfigProblem {
     WithinZone { key: &'static str, listen: Address, zone: String },
     #[error("{key} = \"{listen}\" is a wildcard: others are told this address, so name one")]
     Wildcard { key: &'static str, listen: Address },
+    #[error(
+        "postgres.tls_cert, tls_key and tls_ca belong together: PostgreSQL needs the first two, and \
+         its standbys the third; write all of them, or none"
+    )]
+    TlsInParts,
+    #[error(
+        "postgres.plain_networks says who needs no TLS, but without tls_cert nobody does: remove it, \
+         or write its networks into postgres.networks"
+    )]
+    NothingButPlain,
     #[error("postgres.settings: {name} is set by Dugong ({reason}): remove it")]
     OwnedSetting { name: String, reason: &'static str },
     #[error(

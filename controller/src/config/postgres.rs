@@ -7,6 +7,7 @@ use dugong_topology::Address;
 use serde::Deserialize;
 
 use super::error::ConfigProblem;
+use super::network::Network;
 
 /// `[postgres]`: the server that this controller runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,16 +16,37 @@ pub struct PostgresConfig {
     pub bin: Option<PathBuf>,
     /// Host and port; clients and standbys reach it there, so it is no wildcard. Required.
     pub listen: Address,
+    /// From where clients and standbys may connect, beside this machine. Default: from nowhere.
+    pub networks: Vec<Network>,
+    /// From where clients may connect without TLS, too, where there is TLS: proxies, which speak
+    /// none to servers. Standbys never may. Default: from nowhere.
+    pub plain_networks: Vec<Network>,
+    /// `tls_cert`, `tls_key`, `tls_ca`; all of them or none. Default: no TLS.
+    pub tls: Option<TlsFiles>,
     /// Further settings of the server, name to value, as in `postgresql.conf`. Default: none.
     pub settings: BTreeMap<String, String>,
 }
 
+/// The files of TLS, in PEM; absolute. PostgreSQL's user must be able to read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and what comes between it and the CA's.
+    pub cert: PathBuf,
+    /// Its private key, without a passphrase; of mode 0600.
+    pub key: PathBuf,
+    /// The certificate of the CA, by which upstreams are verified, and the names in theirs.
+    pub ca: PathBuf,
+}
+
 /// The settings that Dugong writes itself, in lower case, and why.
 #[rustfmt::skip]
-const OWNED: [(&str, &str); 22] = [
+const OWNED: [(&str, &str); 25] = [
     ("listen_addresses",              "postgres.listen says it"),
     ("port",                          "postgres.listen says it"),
     ("unix_socket_directories",       "the controller talks to its server there"),
+    ("ssl",                           "postgres.tls_cert says it"),
+    ("ssl_cert_file",                 "postgres.tls_cert says it"),
+    ("ssl_key_file",                  "postgres.tls_key says it"),
     ("data_directory",                "dir says it"),
     ("config_file",                   "dir says it"),
     ("hba_file",                      "access follows the instance's role"),
@@ -53,6 +75,13 @@ pub(super) struct RawPostgres {
     bin: Option<PathBuf>,
     listen: Address,
     #[serde(default)]
+    networks: Vec<Network>,
+    #[serde(default)]
+    plain_networks: Vec<Network>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_ca: Option<PathBuf>,
+    #[serde(default)]
     settings: BTreeMap<String, String>,
 }
 
@@ -60,15 +89,31 @@ impl TryFrom<RawPostgres> for PostgresConfig {
     type Error = ConfigProblem;
 
     fn try_from(raw: RawPostgres) -> Result<Self, ConfigProblem> {
-        let RawPostgres { bin, listen, settings } = raw;
-        if let Some(bin) = bin.as_ref().filter(|bin| !bin.is_absolute()) {
-            return Err(ConfigProblem::NotAbsolute { key: "postgres.bin", value: bin.clone() });
+        let RawPostgres { bin, listen, networks, plain_networks, settings, .. } = raw;
+        let paths = [
+            ("postgres.bin", &bin),
+            ("postgres.tls_cert", &raw.tls_cert),
+            ("postgres.tls_key", &raw.tls_key),
+            ("postgres.tls_ca", &raw.tls_ca),
+        ];
+        for (key, path) in paths {
+            if let Some(path) = path.as_ref().filter(|path| !path.is_absolute()) {
+                return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
+            }
+        }
+        let tls = match (raw.tls_cert, raw.tls_key, raw.tls_ca) {
+            (None, None, None) => None,
+            (Some(cert), Some(key), Some(ca)) => Some(TlsFiles { cert, key, ca }),
+            (Some(_) | None, _, _) => return Err(ConfigProblem::TlsInParts),
+        };
+        if tls.is_none() && !plain_networks.is_empty() {
+            return Err(ConfigProblem::NothingButPlain);
         }
         super::refuse_wildcard("postgres.listen", &listen)?;
         for (name, value) in &settings {
             check_setting(name, value)?;
         }
-        Ok(Self { bin, listen, settings })
+        Ok(Self { bin, listen, networks, plain_networks, tls, settings })
     }
 }
 

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use super::*;
 
+impl Config {
+    fn parse(text: &str) -> Result<Self, ConfigProblem> {
+        Self::parse_with(text, &[]).map(|(config, _)| config)
+    }
+}
+
 /// Every key at once.
 const WHOLE: &str = r#"
 cluster = "orders"
@@ -15,6 +21,11 @@ one_node = false
 [postgres]
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
+networks = ["10.0.0.0/24", "fd00:1::/64"]
+plain_networks = ["10.0.0.9"]
+tls_cert = "/etc/dugong/server.crt"
+tls_key = "/etc/dugong/server.key"
+tls_ca = "/etc/dugong/authority.crt"
 settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
 
 [http]
@@ -76,6 +87,10 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     let config = Config::parse(WHOLE).unwrap();
     assert_eq!(config.cluster, "orders");
     assert_eq!(config.bootstrap, Bootstrap::Of(3));
+    let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
+    let files = config.postgres.tls.unwrap();
+    assert_eq!(files.key, Path::new("/etc/dugong/server.key"));
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
@@ -96,9 +111,14 @@ fn the_smallest_file_has_the_documented_defaults() {
     let config = Config::parse(SMALLEST).unwrap();
     assert_eq!(config.cluster, "main");
     assert_eq!(config.bootstrap, Bootstrap::Of(2));
+    assert_eq!(config.postgres.tls, None);
+    let plain = SMALLEST.replace("[http]", "plain_networks = [\"10.0.0.9\"]\n[http]");
+    let refused = Config::parse(&plain).unwrap_err().to_string();
+    assert!(refused.contains("without tls_cert nobody does"), "{refused}");
     let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
     assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
     assert_eq!(config.postgres.bin, None);
+    assert_eq!(config.postgres.networks, []);
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
     assert_eq!(config.dns, None);
@@ -120,7 +140,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 19: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 24: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -141,7 +161,12 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 14: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 19: "),
+        ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
+        ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
+        ("tls_ca = \"/etc/dugong/authority.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
+        ("\"/etc/dugong/server.key\"",       "\"pg-1.key\"",                   "postgres.tls_key = \"pg-1.key\" is relative"),
+        ("shared_buffers =",                 "SSL =",                          "SSL is set by Dugong (postgres.tls_cert says it)"),
         ("shared_buffers =",                 "fsync =",                        "fsync is set by Dugong (without it a crash"),
         ("shared_buffers =",                 "Synchronous_Commit =",           "Synchronous_Commit is set by Dugong"),
         ("shared_buffers =",                 "\"a b\" =",                      "\"a b\" is no name of a setting"),
@@ -163,7 +188,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("DB.internal.",                     "db_1.internal",                  "is no zone"),
         ("\"pg-1\"",                         "\"replica\"",                    "instance = \"replica\" is what the zone calls a role"),
         ("127.0.0.1:20001",                  "pg-1.orders.db.INTERNAL:20001",  "postgres.listen = \"pg-1.orders.db.INTERNAL:20001\" is within the zone"),
-        ("[http]",                           "[http",                          "line 13: "),
+        ("[http]",                           "[http",                          "line 18: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");
@@ -217,4 +242,53 @@ fn a_refusal_names_the_file() {
     assert!(misspelt.ends_with("in [store]; did you mean \"path\"?"), "{misspelt}");
     std::fs::write(&path, SMALLEST).unwrap();
     assert_eq!(Config::load(&path).unwrap(), Config::parse(SMALLEST).unwrap());
+}
+
+#[test]
+fn the_example_names_every_key_and_its_defaults_are_the_defaults() {
+    let mut known = keys::SECTIONS.iter().flat_map(|(section, keys)| {
+        let is_key = |key: &&&str| keys::SECTIONS.iter().all(|(section, _)| *section != **key);
+        keys.iter().filter(is_key).map(move |key| (*section, *key))
+    });
+    let named: Vec<_> = keys::example().map(|line| (line.section, line.key)).collect();
+    assert_eq!(known.find(|place| !named.contains(place)), None, "is not in the example");
+
+    let text = include_str!("../../controller.toml.example");
+    let etcd = text.replace("\n#kind = \"sqlite\"", "\nkind = \"etcd\"");
+    let etcd = etcd.replace("\npath =", "\n#path =").replace("\n#endpoints =", "\nendpoints =");
+    for line in keys::example() {
+        let text = match line.said {
+            keys::Said::Default => text,
+            keys::Said::DefaultOfEtcd => &etcd,
+            keys::Said::Required | keys::Said::None => continue,
+        };
+        // In its place, alone: one_node and bootstrap_size exclude each other.
+        let said = text.replacen(&format!("\n#{}", line.text), &format!("\n{}", line.text), 1);
+        assert_ne!(said, text, "{line:?}");
+        assert_eq!(Config::parse(&said).unwrap(), Config::parse(text).unwrap(), "{line:?}");
+    }
+    for line in keys::example().filter(|line| line.said == keys::Said::Required) {
+        let without = text.replacen(&format!("\n{}", line.text), "", 1);
+        assert!(Config::parse(&without).is_err(), "{line:?}");
+    }
+}
+
+#[test]
+fn the_environment_has_the_last_word_and_what_is_understood_says_so() {
+    let overrides = |name: &str, value: &str| {
+        env::overrides([(name.into(), value.into())].into_iter()).unwrap()
+    };
+    let said = overrides("DUGONG_HTTP_LISTEN", "10.0.0.9:8008");
+    let (config, table) = Config::parse_with(SMALLEST, &said).unwrap();
+    assert_eq!(config.http.listen.to_string(), "10.0.0.9:8008");
+    let line = |key: &str| table.lines().find(|line| line.starts_with(key)).unwrap();
+    assert!(line("http.listen").ends_with("# DUGONG_HTTP_LISTEN"), "{table}");
+    assert!(line("timings.link_ttl").contains("\"2s\""), "{table}");
+    assert!(line("timings.link_ttl").ends_with("# default"), "{table}");
+    assert!(line("instance").ends_with("\"pg-1\""), "{table}");
+
+    let said = overrides("DUGONG_STORE_SESSION_TTL", "soon");
+    let refused = Config::parse_with(SMALLEST, &said).unwrap_err().to_string();
+    assert!(refused.starts_with("with DUGONG_STORE_SESSION_TTL of the environment: "), "{refused}");
+    assert!(!refused.contains('\n'), "{refused}");
 }

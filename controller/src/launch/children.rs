@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::layout::at;
 use super::prepare::Prepared;
 use super::progress::say;
+use crate::config::is_override;
 use crate::lifeline::DIE_WITH_PARENT;
 use crate::run::Failure;
 
@@ -160,6 +161,10 @@ fn begin(prepared: &Prepared, recipe: &Recipe) -> Result<Child, Failure> {
         .stderr(both);
     // A Ctrl-C in the terminal is for the launcher, which knows the order of the end.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    // One word for all controllers would be wrong for most.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_override(name)) {
+        command.env_remove(name);
+    }
     prepared.user.dress(&mut command);
     let child = tokio::process::Command::from(command).spawn();
     let child = child.map_err(|error| at(&program, &error))?;

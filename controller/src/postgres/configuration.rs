@@ -8,15 +8,18 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use dugong_machine::{Access, Upstream};
 use dugong_topology::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::hba;
 use super::layout::{Durability, Layout, replace_file};
 use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
+use crate::config::TlsFiles;
 
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";
 const INCLUDE: &str = "include = 'dugong.conf'";
@@ -115,7 +118,8 @@ pub(super) fn write_hba(
     clients: Clients,
     durability: Durability,
 ) -> io::Result<()> {
-    replace_file(&layout.data.join("pg_hba.conf"), &render_hba(settings, clients), durability)
+    let text = format!("{MANAGED}{}", hba::render(settings, clients));
+    replace_file(&layout.data.join("pg_hba.conf"), &text, durability)
 }
 
 /// Writes the password of replication where libpq reads it.
@@ -144,6 +148,11 @@ fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
     set("listen_addresses", &settings.listen.host);
     set("port", &settings.listen.port.to_string());
     set("unix_socket_directories", &layout.run.to_string_lossy());
+    set("ssl", if settings.tls.is_some() { "on" } else { "off" });
+    if let Some(files) = &settings.tls {
+        set("ssl_cert_file", &files.cert.to_string_lossy());
+        set("ssl_key_file", &files.key.to_string_lossy());
+    }
     set("cluster_name", settings.instance.as_str());
     match &live.source {
         Source::Nobody | Source::From(_) => set("wal_retrieve_retry_interval", "100ms"),
@@ -187,41 +196,27 @@ pub(super) fn conninfo(settings: &Settings, layout: &Layout, source: &Source) ->
 /// count as that instance's word that it has flushed.
 pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) -> String {
     let value = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    let file = |path: &Path| value(&path.to_string_lossy());
+    // Where no certificate is named, libpq looks for one in a home that it may not enter.
+    let tls = match &settings.tls {
+        Some(TlsFiles { cert, key, ca }) => format!(
+            "sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
+            file(ca),
+            file(cert),
+            file(key)
+        ),
+        // It still uses TLS where the other end has it, and verifies nothing: so TLS can be turned
+        // on one instance after the other, from the primary on.
+        None => format!("sslmode=prefer sslcert={}", file(&layout.run.join("no.crt"))),
+    };
     format!(
         "host={} port={} user={} passfile={} connect_timeout=2 keepalives_idle=2 \
-         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000",
+         keepalives_interval=1 keepalives_count=3 tcp_user_timeout=5000 {tls}",
         value(&to.address.host),
         to.address.port,
         value(&settings.credentials.replication.name),
         value(&layout.passfile().to_string_lossy()),
     )
-}
-
-/// The instances that may connect, today all on this machine.
-fn render_hba(settings: &Settings, clients: Clients) -> String {
-    let mut text = MANAGED.to_owned();
-    // The socket lies in a directory that only its owner can enter.
-    text.push_str("local all all trust\nlocal replication all trust\n");
-    let escaped = |role: &str| role.replace('"', "\"\"");
-    let credentials = &settings.credentials;
-    let role = escaped(&credentials.replication.name);
-    let ours = [&credentials.superuser.name, &credentials.lookup.name];
-    for network in ["127.0.0.1/32", "::1/128"] {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "host replication \"{role}\" {network} scram-sha-256");
-        for role in ours.map(|role| escaped(role)) {
-            let _ = writeln!(text, "host all \"{role}\" {network} scram-sha-256");
-        }
-        match clients {
-            Clients::Admitted => {
-                let _ = writeln!(text, "host all all {network} scram-sha-256");
-            }
-            Clients::Refused => {
-                let _ = writeln!(text, "host all all {network} reject");
-            }
-        }
-    }
-    text
 }
 
 fn quoted(value: &str) -> String {

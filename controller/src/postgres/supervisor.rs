@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::certificates::Certificates;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
@@ -59,6 +60,7 @@ pub(super) struct Supervisor {
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
     disks: Disks,
+    certificates: Certificates,
     /// The life in which a primary died: it is started again only for a later one.
     died_in: Option<u32>,
     /// The data was destroyed under the running server; what is left of it is in the way.
@@ -90,6 +92,8 @@ impl Supervisor {
         let Words { goals, lease, leave_running, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
+        let host = settings.listen.host.clone();
+        let certificates = Certificates::new(settings.tls.clone(), host);
         // Dropped with the supervisor, when its server is gone: no commit of it still waits.
         let mut heart = JoinSet::new();
         heart.spawn(beat(door, clock, settings.heartbeat_interval, beats, seen.clone()));
@@ -108,6 +112,7 @@ impl Supervisor {
             shut_down_at: None,
             trouble: None,
             disks: Disks::default(),
+            certificates,
             died_in: None,
             destroyed: false,
             restarts: Backoff::restarts(),
@@ -240,10 +245,12 @@ impl Supervisor {
             self.end_everything().await;
             return Run::Down;
         }
+        self.certificates.follow(|| running.postmaster.reload());
         let place = Place { settings: &self.settings, layout: &self.layout, lease: &self.lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
-                self.trouble = running.dry_words(&self.layout.log);
+                let dry = running.dry_words(&self.layout.log);
+                self.trouble = dry.or_else(|| self.certificates.trouble());
                 run
             }
             Err(LookError::NotYet) => Run::Busy(Work::Starting),

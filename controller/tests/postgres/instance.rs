@@ -1,7 +1,7 @@
 //! One supervised server in a directory of its own, and what a test does with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +18,7 @@ use dugong_machine::{
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio_postgres::{Client, NoTls};
 
 /// The longest that anything here may take.
@@ -125,25 +126,44 @@ impl Instance {
         Self::supervised(name, dir, other.credentials.clone(), Some(folder))
     }
 
+    /// An instance of a machine of its own: one that differs by `machine` from those of today.
+    pub(crate) async fn on_machine(
+        name: &str,
+        credentials: &Credentials,
+        machine: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let dir = folder.path().join(name);
+        let mut settings = Self::settings(name, dir, credentials.clone());
+        machine(&mut settings);
+        Self::with_settings(settings, Some(folder))
+    }
+
     fn supervised(
         name: &str,
         dir: PathBuf,
         credentials: Credentials,
         folder: Option<TempDir>,
     ) -> Self {
+        Self::with_settings(Self::settings(name, dir, credentials), folder)
+    }
+
+    fn settings(name: &str, dir: PathBuf, credentials: Credentials) -> Settings {
         let (bin, _) = find_bin(None).unwrap();
-        let settings = Settings {
+        Settings {
             instance: id(name),
             cluster: "main".to_owned(),
             dir,
             bin,
             warden: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
+            networks: Vec::new(),
+            plain_networks: Vec::new(),
+            tls: None,
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
             heartbeat_interval: Duration::from_millis(200),
-        };
-        Self::with_settings(settings, folder)
+        }
     }
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
@@ -181,6 +201,11 @@ impl Instance {
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
+    }
+
+    /// Where it lies, and what else it was told.
+    pub(crate) fn told(&self) -> &Settings {
+        &self.settings
     }
 
     /// The end of the lease that its server lives by, if it is a primary.
@@ -382,6 +407,23 @@ impl Instance {
         self.by_tcp(&login.name, &login.password).await.unwrap()
     }
 
+    /// The application logs in from another address, without TLS.
+    pub(crate) async fn log_in_from(&self, source: &str) -> Result<Client, tokio_postgres::Error> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+        let listen = self.settings.listen.to_string().parse().unwrap();
+        let stream = socket.connect(listen).await.unwrap();
+        let application = &self.credentials.application;
+        let (client, connection) = tokio_postgres::Config::new()
+            .user(&application.name)
+            .password(application.password.expose())
+            .dbname(&application.database)
+            .connect_raw(stream, NoTls)
+            .await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
     async fn by_tcp(
         &self,
         user: &str,
@@ -437,6 +479,11 @@ impl Ended {
             .args(["-c", &format!("unix_socket_directories={}/run", self.settings.dir.display())])
             .spawn()
             .unwrap()
+    }
+
+    /// Its next controller is told something else.
+    pub(crate) fn tell(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
     }
 
     /// Its next controller is configured otherwise.

@@ -6,6 +6,7 @@
 
 mod handover;
 mod instance;
+mod machines;
 mod warden;
 
 use std::collections::BTreeSet;

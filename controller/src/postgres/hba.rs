@@ -1,0 +1,153 @@
+//! Who may log in, and from where: `pg_hba.conf`.
+//!
+//! **Invariant:** only the local socket is trusted. Whoever comes over a network has a password.
+//!
+//! Source: PROTOCOL.md, R5; PostgreSQL manual, "The pg_hba.conf File".
+
+use std::fmt::Write as _;
+
+use super::Settings;
+use super::configuration::Clients;
+
+/// This machine: what it calls itself, and by each address that it has.
+const HERE: [&str; 3] = ["127.0.0.1/32", "::1/128", "samehost"];
+
+/// The whole file, from its second line on. The first line that fits a connection counts.
+pub(super) fn render(settings: &Settings, clients: Clients) -> String {
+    let credentials = &settings.credentials;
+    let role = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let replication = role(&credentials.replication.name);
+    let (superuser, lookup) = (role(&credentials.superuser.name), role(&credentials.lookup.name));
+    let verdict = match clients {
+        Clients::Admitted => "scram-sha-256",
+        Clients::Refused => "reject",
+    };
+    // The socket lies in a directory that only its owner can enter.
+    let mut text = "local all all trust\nlocal replication all trust\n".to_owned();
+    let mut line = |kind: &str, who: &str, from: &str, verdict: &str| {
+        let _ = writeln!(text, "{kind} {who} {from} {verdict}"); // Writing to a String cannot fail.
+    };
+    for from in HERE {
+        line("host", &format!("replication {replication}"), from, "scram-sha-256");
+        line("host", &format!("all {superuser}"), from, "scram-sha-256");
+        line("host", &format!("all {lookup}"), from, "scram-sha-256");
+        line("host", "all all", from, verdict);
+    }
+    let kind = if settings.tls.is_some() { "hostssl" } else { "host" };
+    for network in settings.networks.iter().map(ToString::to_string) {
+        line(kind, &format!("replication {replication}"), &network, "scram-sha-256");
+        line(kind, &format!("all {lookup}"), &network, "scram-sha-256");
+        line(kind, "all all", &network, verdict);
+    }
+    for network in settings.plain_networks.iter().map(ToString::to_string) {
+        line("host", &format!("all {lookup}"), &network, "scram-sha-256");
+        line("host", "all all", &network, verdict);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use dugong_topology::Address;
+
+    use super::*;
+    use crate::credentials::Credentials;
+
+    fn settings(networks: &[&str]) -> Settings {
+        Settings {
+            instance: "pg-1".parse().unwrap(),
+            cluster: "main".to_owned(),
+            dir: PathBuf::from("/nowhere"),
+            bin: PathBuf::from("/nowhere"),
+            warden: PathBuf::from("/nowhere"),
+            listen: Address::loopback(5432),
+            networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            plain_networks: Vec::new(),
+            tls: None,
+            extra: BTreeMap::new(),
+            credentials: Credentials::generate().unwrap(),
+            heartbeat_interval: Duration::from_secs(1),
+        }
+    }
+
+    /// What the first fitting line says, as PostgreSQL reads it.
+    fn verdict<'a>(text: &'a str, kind: &str, database: &str, user: &str, from: &str) -> &'a str {
+        let fits = |line: &&str| {
+            let words: Vec<_> = line.split(' ').collect();
+            let user_fits = words[2] == "all" || words[2] == format!("\"{user}\"");
+            // "all" is no replication.
+            let database_fits =
+                words[1] == database || (words[1] == "all" && database != "replication");
+            words[0] == kind && database_fits && user_fits && words[3] == from
+        };
+        text.lines().find(fits).map_or("no line", |line| line.rsplit(' ').next().unwrap())
+    }
+
+    #[test]
+    fn a_closed_primary_lets_in_its_standbys_and_lookups_but_no_client() {
+        use Clients::{Admitted, Refused};
+        const SCRAM: &str = "scram-sha-256";
+        let (here, net) = ("127.0.0.1/32", "10.0.0.0/24");
+        #[rustfmt::skip]
+        let cases = [
+            // whoever comes                         from           admitted   refused
+            ("replication", "dugong_replication",    here,          SCRAM,     SCRAM),
+            ("replication", "dugong_replication",    net,           SCRAM,     SCRAM),
+            ("replication", "app",                   net,           "no line", "no line"),
+            ("app",         "dugong_lookup",         net,           SCRAM,     SCRAM),
+            ("app",         "app",                   here,          SCRAM,     "reject"),
+            ("app",         "app",                   "samehost",    SCRAM,     "reject"),
+            ("app",         "app",                   net,           SCRAM,     "reject"),
+            ("app",         "postgres",              here,          SCRAM,     SCRAM),
+            ("app",         "postgres",              net,           SCRAM,     "reject"),
+            ("app",         "app",                   "10.0.1.0/24", "no line", "no line"),
+        ];
+        let settings = settings(&[net]);
+        let (open, closed) = (render(&settings, Admitted), render(&settings, Refused));
+        for (database, user, from, admitted, refused) in cases {
+            let of = |text| verdict(text, "host", database, user, from);
+            assert_eq!((of(&open), of(&closed)), (admitted, refused), "{user} from {from}");
+        }
+    }
+
+    #[test]
+    fn with_tls_nobody_comes_plain_from_a_network_but_clients_from_where_they_may() {
+        let path = || PathBuf::from("/nowhere");
+        let settings = Settings {
+            tls: Some(crate::config::TlsFiles { cert: path(), key: path(), ca: path() }),
+            plain_networks: vec!["10.0.0.9/32".parse().unwrap()],
+            ..settings(&["10.0.0.0/24"])
+        };
+        let text = render(&settings, Clients::Admitted);
+        let (role, scram) = ("dugong_replication", "scram-sha-256");
+        #[rustfmt::skip]
+        let cases = [
+            ("hostssl", "replication", role,  "10.0.0.0/24",  scram),
+            ("host",    "replication", role,  "10.0.0.0/24",  "no line"),
+            ("hostssl", "app",         "app", "10.0.0.0/24",  scram),
+            ("host",    "app",         "app", "10.0.0.0/24",  "no line"),
+            ("host",    "app",         "app", "10.0.0.9/32",  scram),
+            ("host",    "replication", role,  "10.0.0.9/32",  "no line"),
+            ("host",    "app",         "app", "127.0.0.1/32", scram),
+        ];
+        for (kind, database, user, from, expected) in cases {
+            assert_eq!(verdict(&text, kind, database, user, from), expected, "{kind} {database}");
+        }
+        let closed = render(&settings, Clients::Refused);
+        assert_eq!(verdict(&closed, "host", "app", "app", "10.0.0.9/32"), "reject");
+        assert_eq!(verdict(&closed, "hostssl", "app", "app", "10.0.0.0/24"), "reject");
+    }
+
+    #[test]
+    fn without_networks_only_this_machine_is_let_in() {
+        let text = render(&settings(&[]), Clients::Admitted);
+        for line in text.lines().filter(|line| line.starts_with("host")) {
+            let from = line.split(' ').nth(3).unwrap();
+            assert!(HERE.contains(&from), "{line}");
+        }
+    }
+}
