@@ -14,7 +14,9 @@ use dugong_controller::clock::Clock;
 use dugong_controller::credentials::Credentials;
 use dugong_controller::driver::Local;
 use dugong_controller::metrics;
+use dugong_controller::publish::admission::Admission;
 use dugong_controller::publish::desk::Desk;
+use dugong_controller::publish::door::Door;
 use dugong_controller::publish::http::{self, Pages};
 use dugong_controller::publish::{Topologies, publish};
 use dugong_controller::store::Reading;
@@ -145,11 +147,14 @@ impl Server {
                 let path = folder.path().join("store.db");
                 let store = SqliteStore::open(&path, me.clone(), Duration::from_secs(60))?;
                 let password = Credentials::generate()?.superuser.password;
-                let desk = Desk { store: Arc::new(store), password };
+                let admission =
+                    Admission { password, token: None, read_token: None, certificates: false };
+                let desk = Desk { store: Arc::new(store) };
+                let door = Door::open(listener, None)?;
                 let (_, local) = watch::channel(Local::default());
                 let metrics = metrics.clone();
                 let pages = Pages { me, clock: Clock, topologies, local, metrics };
-                tokio::spawn(async { Ok(http::serve(listener, pages, desk).await?) })
+                tokio::spawn(async { Ok(http::serve(door, pages, desk, admission).await?) })
             }
         };
         Ok(Self { port, task, _folder: folder })

@@ -23,6 +23,7 @@
 mod dns;
 mod env;
 mod error;
+mod http;
 mod keys;
 mod network;
 mod postgres;
@@ -39,6 +40,7 @@ use serde::Deserialize;
 pub use dns::DnsConfig;
 pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
+pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
 pub use postgres::{PostgresConfig, TlsFiles};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
@@ -65,13 +67,6 @@ pub struct Config {
     /// None: no name server.
     pub dns: Option<DnsConfig>,
     pub timings: Timings,
-}
-
-/// `[http]`: where this controller answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpConfig {
-    /// Host and port; others reach the controller there, so it is no wildcard. Required.
-    pub listen: Address,
 }
 
 impl Config {
@@ -135,17 +130,11 @@ struct RawConfig {
     #[serde(default)]
     one_node: bool,
     postgres: postgres::RawPostgres,
-    http: RawHttp,
+    http: http::RawHttp,
     store: store::RawStore,
     dns: Option<dns::RawDns>,
     #[serde(default)]
     timings: timings::RawTimings,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHttp {
-    listen: Address,
 }
 
 fn default_cluster() -> String {
@@ -186,7 +175,7 @@ impl TryFrom<RawConfig> for Config {
             credentials,
             bootstrap,
             postgres,
-            http: HttpConfig { listen: raw.http.listen },
+            http: raw.http.checked()?,
             timings: raw.timings.checked(store.session_ttl)?,
             store,
             dns,

@@ -51,6 +51,11 @@ pub struct ApplicationLogin {
 pub struct Password(String);
 
 impl Password {
+    /// A secret that was read somewhere.
+    pub fn of(text: String) -> Self {
+        Self(text)
+    }
+
     /// The password itself: for a connection, a SCRAM verifier or a file of mode 0600.
     pub fn expose(&self) -> &str {
         &self.0

@@ -16,5 +16,6 @@ pub mod operator;
 pub mod postgres;
 pub mod publish;
 pub mod run;
+pub mod secret;
 mod session;
 pub mod store;

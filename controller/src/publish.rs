@@ -3,8 +3,10 @@
 //! **Invariant:** a published topology is a function of one snapshot and of nothing else, so all
 //! controllers publish the same document for the same revision (R12). Versions only grow.
 
+pub mod admission;
 pub mod desk;
 pub mod dns;
+pub mod door;
 pub mod http;
 mod patroni;
 mod projection;

@@ -4,7 +4,7 @@ mod backend;
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,13 +18,15 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::config::{Config, HttpConfig};
+use crate::credentials::{Credentials, Password};
 use crate::driver::{self, End, Local, Order, Wiring};
+use crate::publish::admission::Admission;
 use crate::publish::desk::Desk;
 use crate::publish::dns::{NameServer, Zone};
+use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
-use crate::{lifeline, metrics, postgres, publish};
+use crate::{lifeline, metrics, postgres, publish, secret};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -137,6 +139,8 @@ async fn control(config: Config) -> Result<(), Failure> {
     let orders = orders_by_signal().map_err(Failure::runtime)?;
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
+    let door = Door::open(listener, config.http.tls.as_ref()).map_err(Failure::runtime)?;
+    let admission = admission(&config.http, credentials.superuser.password.clone())?;
     let name_server = bind_name_server(&config).await?;
     let store = backend::open(&config)?;
     let metrics =
@@ -148,19 +152,18 @@ async fn control(config: Config) -> Result<(), Failure> {
         );
     }
     let clock = Clock;
-    let password = credentials.superuser.password.clone();
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
     let mut server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
         .map_err(Failure::runtime)?;
-    let desk = Desk { store: store.clone(), password };
+    let desk = Desk { store: store.clone() };
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
-    let http = tokio::spawn(http::serve(listener, pages, desk));
+    let http = tokio::spawn(http::serve(door, pages, desk, admission));
 
     tracing::info!(instance = %config.instance, http = %config.http.listen, "ready");
     let state = State::new(
@@ -196,6 +199,28 @@ async fn control(config: Config) -> Result<(), Failure> {
     }
     tracing::info!("ended");
     outcome.map(|_| ())
+}
+
+/// Who may read and change things over HTTP.
+fn admission(config: &HttpConfig, password: Password) -> Result<Admission, Failure> {
+    let token = |key, path: &Option<PathBuf>| {
+        let read = path.as_ref().map(|path| secret::read(key, path)).transpose();
+        Ok::<_, Failure>(read.map_err(Failure::runtime)?.map(Password::of))
+    };
+    let (token, read_token) = (
+        token("http.token_file", &config.token_file)?,
+        token("http.read_token_file", &config.read_token_file)?,
+    );
+    let certificates = config.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let here = config.listen.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !here && config.tls.is_none() {
+        tracing::warn!(
+            "without tls_cert and tls_key in [http], what is read at {} is in clear, and nobody on \
+             another machine may change anything",
+            config.listen
+        );
+    }
+    Ok(Admission { password, token, read_token, certificates })
 }
 
 fn machine_settings(config: &Config) -> Settings {

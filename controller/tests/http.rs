@@ -14,7 +14,9 @@ use bytes::Bytes;
 use dugong_controller::clock::Clock;
 use dugong_controller::credentials::Credentials;
 use dugong_controller::driver::Local;
+use dugong_controller::publish::admission::Admission;
 use dugong_controller::publish::desk::Desk;
+use dugong_controller::publish::door::Door;
 use dugong_controller::publish::http::{self, Pages};
 use dugong_controller::publish::{Published, Topologies};
 use dugong_controller::store::sqlite::SqliteStore;
@@ -73,21 +75,27 @@ fn metrics() -> PrometheusHandle {
 }
 
 /// A store in a directory of its own, and the desk in front of it.
-fn desk() -> (TempDir, Desk) {
+fn desk() -> (TempDir, Desk, Admission) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(&path, id("pg-1"), Duration::from_secs(60)).unwrap();
     let password = Credentials::generate().unwrap().superuser.password;
-    (folder, Desk { store: Arc::new(store), password })
+    let admission = Admission { password, token: None, read_token: None, certificates: false };
+    (folder, Desk { store: Arc::new(store) }, admission)
 }
 
 /// A controller's pages for the instance `me`, at the port that is returned.
 async fn serve(me: &str, topologies: Topologies) -> u16 {
-    let (folder, desk) = desk();
-    serve_desk(me, topologies, desk, folder).await
+    let (folder, desk, admission) = desk();
+    serve_desk(me, topologies, (desk, admission), folder).await
 }
 
-async fn serve_desk(me: &str, topologies: Topologies, desk: Desk, folder: TempDir) -> u16 {
+async fn serve_desk(
+    me: &str,
+    topologies: Topologies,
+    (desk, admission): (Desk, Admission),
+    folder: TempDir,
+) -> u16 {
     let clock = Clock;
     let local = Local { stepped_at: clock.now(), ..Local::default() };
     let (sender, local) = watch::channel(local);
@@ -96,7 +104,7 @@ async fn serve_desk(me: &str, topologies: Topologies, desk: Desk, folder: TempDi
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let _kept = (sender, folder);
-        http::serve(listener, pages, desk).await
+        http::serve(Door::open(listener, None).unwrap(), pages, desk, admission).await
     });
     port
 }
@@ -217,10 +225,10 @@ const SWITCHOVER: &str = r#"{"by":"ann","what":{"switchover":
 
 #[tokio::test]
 async fn operators_need_the_password() {
-    let (folder, desk) = desk();
+    let (folder, desk, admission) = desk();
     let store = desk.store.clone();
-    let right = desk.password.expose().to_owned();
-    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    let right = admission.password.expose().to_owned();
+    let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     for wrong in ["", "guessed", &right[1..], &format!("{right}x")] {
         for (method, path) in [
             ("POST", "/v1/requests"),
@@ -239,9 +247,9 @@ async fn operators_need_the_password() {
 
 #[tokio::test]
 async fn a_request_is_taken_once_and_its_outcome_told() {
-    let (folder, desk) = desk();
-    let (store, password) = (desk.store.clone(), desk.password.expose().to_owned());
-    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    let (folder, desk, admission) = desk();
+    let (store, password) = (desk.store.clone(), admission.password.expose().to_owned());
+    let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     let (status, taken) = told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
     assert_eq!((status, &taken["number"]), (StatusCode::CREATED, &serde_json::json!(1)));
     let (status, busy) = told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
@@ -267,9 +275,9 @@ async fn a_request_is_taken_once_and_its_outcome_told() {
 
 #[tokio::test]
 async fn the_first_freeze_stays_until_it_is_taken_back() {
-    let (folder, desk) = desk();
-    let (store, password) = (desk.store.clone(), desk.password.expose().to_owned());
-    let port = serve_desk("pg-1", watch::channel(None).1, desk, folder).await;
+    let (folder, desk, admission) = desk();
+    let (store, password) = (desk.store.clone(), admission.password.expose().to_owned());
+    let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     let next = Record {
         cluster: "main".to_owned(),
         system_identifier: SystemIdentifier(7),

@@ -3,14 +3,14 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, get, on};
 use bytes::Bytes;
@@ -18,11 +18,12 @@ use dugong_topology::{InstanceId, stream};
 use futures_util::stream as futures;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Topologies;
+use super::admission::{Admission, Peer, Wish};
 use super::desk::{self, Desk};
+use super::door::Door;
 use super::patroni::{Check, parse_lag};
 use super::services;
 use super::wait::{RawWait, UNCHANGED, Wait, Waited, etag};
@@ -40,9 +41,23 @@ const HUNG_AFTER: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// The listener's own.
-pub async fn serve(listener: TcpListener, pages: Pages, desk: Desk) -> io::Result<()> {
-    let router = router(pages).merge(desk::router(desk));
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
+pub async fn serve(door: Door, pages: Pages, desk: Desk, admission: Admission) -> io::Result<()> {
+    let admitted = middleware::from_fn_with_state(Arc::new(admission), admit);
+    let router = router(pages).merge(desk::router(desk)).layer(admitted);
+    axum::serve(door, router.into_make_service_with_connect_info::<Peer>()).await
+}
+
+async fn admit(
+    State(admission): State<Arc<Admission>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let wish = Wish::of(request.method(), request.uri().path());
+    match admission.admits(&peer, request.headers(), wish) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// What the pages are made from.

@@ -1,8 +1,6 @@
 //! Opens the store that the configuration names.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +9,7 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use super::Failure;
 use crate::config::{Config, EtcdConfig, StoreBackend};
 use crate::postgres;
+use crate::secret;
 use crate::store::Store;
 use crate::store::etcd::{Access, EtcdStore};
 use crate::store::sqlite::SqliteStore;
@@ -38,14 +37,15 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 fn access(config: &EtcdConfig) -> Result<Access, Failure> {
     let mut options = ConnectOptions::new();
     if let Some((user, file)) = &config.login {
-        let password = secret(file, "store.password_file")?;
-        options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
+        let password = secret::read("store.password_file", file).map_err(Failure::runtime)?;
+        options = options.with_user(user, password);
     }
     if let Some(ca) = &config.ca {
         let mut tls =
             TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca, "store.ca")?));
         if let Some((cert, key)) = &config.identity {
-            let (cert, key) = (read(cert, "store.cert")?, secret(key, "store.key")?);
+            let key = secret::read("store.key", key).map_err(Failure::runtime)?;
+            let cert = read(cert, "store.cert")?;
             tls = tls.identity(Identity::from_pem(cert, key));
         }
         options = options.with_tls(tls);
@@ -60,22 +60,6 @@ fn access(config: &EtcdConfig) -> Result<Access, Failure> {
 
 fn read(path: &Path, key: &str) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| unreadable(path, key, &error))
-}
-
-/// What nobody but this user may be able to read.
-fn secret(path: &Path, key: &str) -> Result<String, Failure> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, key, &error))?;
-    // Of the opened file, not of the path: nobody can exchange it in between.
-    let mode = file.metadata().map_err(|error| unreadable(path, key, &error))?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        let path = path.display();
-        return Err(Failure::Runtime(format!(
-            "{key}: {path} has mode {mode:04o}, so that others may read it: run `chmod 600 {path}`"
-        )));
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| unreadable(path, key, &error))?;
-    Ok(text)
 }
 
 fn unreadable(path: &Path, key: &str, error: &std::io::Error) -> Failure {

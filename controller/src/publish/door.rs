@@ -1,0 +1,279 @@
+//! Where HTTP comes in: plain TCP, or TLS with certificates that may be exchanged.
+//!
+//! **Invariant:** nobody holds up others: a handshake has its own task and its own deadline, and
+//! there are no more of them at a time than [`HANDSHAKES_MAX`].
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::admission::Peer;
+use crate::config::HttpTls;
+use crate::secret::{self, SecretError};
+
+/// The longest that a client may take for its part of the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKES_MAX: usize = 256;
+
+/// Between two looks at the files.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// After an error that is not a connection's own, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{key}: {} cannot be read: {error}", path.display())]
+    Unreadable { key: &'static str, path: PathBuf, error: io::Error },
+    #[error("{key}: {} holds no {what} in PEM: {why}", path.display())]
+    Malformed { key: &'static str, path: PathBuf, what: &'static str, why: String },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("http.tls_cert and http.tls_key cannot be used together: {0}")]
+    Unfit(String),
+}
+
+/// A listener, as HTTP sees it.
+#[derive(Debug)]
+pub struct Door {
+    address: io::Result<SocketAddr>,
+    entering: mpsc::Receiver<(Stream, Peer)>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Door {
+    /// Takes connections until this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The files cannot be used.
+    pub fn open(listener: TcpListener, tls: Option<&HttpTls>) -> Result<Self, TlsError> {
+        let address = listener.local_addr();
+        let files = tls.map(|tls| Files::load(tls.clone())).transpose()?;
+        let (sender, entering) = mpsc::channel(HANDSHAKES_MAX);
+        tokio::spawn(take(listener, files, sender));
+        Ok(Self { address, entering })
+    }
+}
+
+async fn take(
+    listener: TcpListener,
+    mut files: Option<Files>,
+    entering: mpsc::Sender<(Stream, Peer)>,
+) {
+    let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let taken = tokio::select! {
+            taken = listener.accept() => taken,
+            () = entering.closed() => return,
+        };
+        let (stream, address) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be taken");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(files) = &mut files else {
+            let peer = Peer { address, secure: false, certified: false };
+            // Closed: nobody answers any more.
+            let _ = entering.send((Stream::Plain(stream), peer)).await;
+            continue;
+        };
+        let acceptor = TlsAcceptor::from(files.newest());
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let entering = entering.clone();
+        tokio::spawn(async move {
+            let greeted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+            drop(permit);
+            match greeted {
+                Ok(Ok(stream)) => {
+                    let certified = stream.get_ref().1.peer_certificates().is_some();
+                    let peer = Peer { address, secure: true, certified };
+                    let _ = entering.send((Stream::Tls(Box::new(stream)), peer)).await;
+                }
+                Ok(Err(error)) => tracing::info!(%address, %error, "no TLS came about"),
+                Err(_elapsed) => tracing::info!(%address, "no TLS came about within {HANDSHAKE:?}"),
+            }
+        });
+    }
+}
+
+impl Listener for Door {
+    type Io = Stream;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Stream, Peer) {
+        match self.entering.recv().await {
+            Some(entered) => entered,
+            // Whoever takes connections lives as long as this does, unless it panicked.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Peer> {
+        let address = self.address.as_ref().map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Peer { address: *address, secure: false, certified: false })
+    }
+}
+
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        *stream.remote_addr()
+    }
+}
+
+/// The files of TLS, and what was made of them.
+struct Files {
+    tls: HttpTls,
+    config: Arc<ServerConfig>,
+    marks: Vec<Mark>,
+    looked: Instant,
+}
+
+/// What shows that a file is another one, or was changed; none where it is away.
+type Mark = Option<(u64, u64, i64, i64, u64)>;
+
+impl Files {
+    fn load(tls: HttpTls) -> Result<Self, TlsError> {
+        let marks = marks(&tls);
+        let config = configuration(&tls)?;
+        Ok(Self { tls, config, marks, looked: Instant::now() })
+    }
+
+    /// With the files as they are, or as they last were good.
+    fn newest(&mut self) -> Arc<ServerConfig> {
+        if self.looked.elapsed() > LOOK {
+            self.looked = Instant::now();
+            let marks = marks(&self.tls);
+            if marks != self.marks {
+                self.marks = marks;
+                match configuration(&self.tls) {
+                    Ok(config) => {
+                        self.config = config;
+                        tracing::info!(cert = %self.tls.cert.display(), "the certificate was exchanged");
+                    }
+                    Err(error) => tracing::warn!(%error, "the new certificate is not taken"),
+                }
+            }
+        }
+        self.config.clone()
+    }
+}
+
+fn marks(tls: &HttpTls) -> Vec<Mark> {
+    let mark = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
+    };
+    [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).map(mark).collect()
+}
+
+fn configuration(tls: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
+    let unfit = |error: rustls::Error| TlsError::Unfit(error.to_string());
+    let provider = Arc::new(ring::default_provider());
+    let chain = certificates("http.tls_cert", &tls.cert)?;
+    let secret = secret::read("http.tls_key", &tls.key)?;
+    let key = PrivateKeyDer::from_pem_slice(secret.as_bytes()).map_err(|why| {
+        let (key, path) = ("http.tls_key", tls.key.clone());
+        TlsError::Malformed { key, path, what: "private key", why: why.to_string() }
+    })?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(unfit)?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates("http.client_ca", path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| TlsError::Unfit(format!("http.client_ca: {error}")))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(unfit)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = fs::read(path).map_err(|error| TlsError::Unreadable {
+        key,
+        path: path.to_owned(),
+        error,
+    })?;
+    let malformed =
+        |why: String| TlsError::Malformed { key, path: path.to_owned(), what: "certificate", why };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found = found.map_err(|error| malformed(error.to_string()))?;
+    if found.is_empty() { Err(malformed("it has none".to_owned())) } else { Ok(found) }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
