@@ -8,6 +8,7 @@ pub mod freeze;
 pub mod history;
 pub mod init;
 pub mod promote;
+pub mod reach;
 pub mod status;
 pub mod switchover;
 mod table;

@@ -6,12 +6,15 @@
 mod manual;
 #[path = "http/services.rs"]
 mod services;
+#[path = "http/tls.rs"]
+mod tls;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dugong_controller::clock::Clock;
+use dugong_controller::config::HttpTls;
 use dugong_controller::credentials::Credentials;
 use dugong_controller::driver::Local;
 use dugong_controller::publish::admission::Admission;
@@ -93,8 +96,18 @@ async fn serve(me: &str, topologies: Topologies) -> u16 {
 async fn serve_desk(
     me: &str,
     topologies: Topologies,
+    desk: (Desk, Admission),
+    folder: TempDir,
+) -> u16 {
+    serve_tls(me, topologies, desk, folder, None).await
+}
+
+async fn serve_tls(
+    me: &str,
+    topologies: Topologies,
     (desk, admission): (Desk, Admission),
     folder: TempDir,
+    tls: Option<&HttpTls>,
 ) -> u16 {
     let clock = Clock;
     let local = Local { stepped_at: clock.now(), ..Local::default() };
@@ -102,9 +115,10 @@ async fn serve_desk(
     let pages = Pages { me: id(me), clock, topologies, local, metrics: metrics() };
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let door = Door::open(listener, tls).unwrap();
     tokio::spawn(async move {
         let _kept = (sender, folder);
-        http::serve(Door::open(listener, None).unwrap(), pages, desk, admission).await
+        http::serve(door, pages, desk, admission).await
     });
     port
 }

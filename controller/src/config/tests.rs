@@ -30,6 +30,11 @@ settings = { shared_buffers = "64MB", "auto_explain.log_min_duration" = "1s" }
 
 [http]
 listen = "127.0.0.1:20011"
+tls_cert = "/srv/dugong/pg-1.crt"
+tls_key = "/srv/dugong/pg-1.key"
+client_ca = "/srv/dugong/ca.crt"
+token_file = "/srv/dugong/token"
+read_token_file = "/srv/dugong/read-token"
 
 [store]
 kind = "sqlite"
@@ -140,7 +145,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 24: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 29: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -188,6 +193,9 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("DB.internal.",                     "db_1.internal",                  "is no zone"),
         ("\"pg-1\"",                         "\"replica\"",                    "instance = \"replica\" is what the zone calls a role"),
         ("127.0.0.1:20001",                  "pg-1.orders.db.INTERNAL:20001",  "postgres.listen = \"pg-1.orders.db.INTERNAL:20001\" is within the zone"),
+        ("tls_cert = \"/srv/dugong/pg-1.crt\"\ntls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "tls_key = \"/srv/dugong/pg-1.key\"", "http.tls_key without http.tls_cert"),
+        ("tls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "", "http.tls_cert without http.tls_key"),
+        ("\"/srv/dugong/token\"",            "\"token\"",                      "http.token_file = \"token\" is relative"),
         ("[http]",                           "[http",                          "line 18: "),
     ];
     for (from, to, expected) in cases {

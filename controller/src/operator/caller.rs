@@ -1,6 +1,4 @@
-//! An operator at the desk of a local cluster: any of its controllers will do.
-
-use std::path::Path;
+//! An operator at the desk of a cluster: any of its controllers will do.
 
 use dugong_machine::{Ask, Outcome, RequestNumber};
 use dugong_topology::Topology;
@@ -9,37 +7,25 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Newest};
-use crate::credentials::{Credentials, Password};
-use crate::launch::layout::Layout;
+use super::reach::{Controller, ReachOptions, controllers};
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
 use crate::run::Failure;
 
 /// Who asks, and whom.
 pub(super) struct Caller {
-    /// `host:port` of each controller.
-    pub(super) addresses: Vec<String>,
-    password: Password,
+    pub(super) controllers: Vec<Controller>,
     /// Who asks, for people to read.
     by: String,
 }
 
 impl Caller {
-    /// At the desk of the cluster in `dir`.
-    pub(super) fn of(dir: Option<&Path>) -> Result<Self, Failure> {
-        let layout = Layout::of(dir);
-        let cluster = layout.existing()?;
-        let credentials = Credentials::load(&layout.credentials()).map_err(Failure::runtime)?;
-        let ports = cluster.instances.iter().map(|instance| instance.http_port);
-        Ok(Self {
-            addresses: ports.map(|port| format!("127.0.0.1:{port}")).collect(),
-            password: credentials.superuser.password,
-            by: who(),
-        })
+    pub(super) fn of(options: &ReachOptions) -> Result<Self, Failure> {
+        Ok(Self { controllers: controllers(options)?, by: who() })
     }
 
     /// The newest topology that any controller knows.
     pub(super) async fn topology(&self) -> Result<Topology, Failure> {
-        let Newest { found, silent } = client::newest(self.addresses.iter()).await;
+        let Newest { found, silent } = client::newest(&self.controllers).await;
         let why = silent.last().map_or("", |(_, why)| why);
         found.map(|(_, topology)| topology).ok_or_else(|| nobody(why))
     }
@@ -86,24 +72,26 @@ impl Caller {
         let body = body.map(serde_json::to_vec).transpose().map_err(Failure::runtime)?;
         let body = body.unwrap_or_default();
         let mut why = "the cluster has no controller".to_owned();
-        for address in &self.addresses {
-            let password = self.password.expose();
-            match client::call(address, method, path, password, body.clone()).await {
+        for controller in &self.controllers {
+            match client::call(controller, method, path, body.clone()).await {
                 Ok((status, answer)) if status.is_success() => {
                     return serde_json::from_slice(&answer).map_err(Failure::runtime);
                 }
-                Ok((StatusCode::SERVICE_UNAVAILABLE | StatusCode::NOT_FOUND, answer)) => {
-                    why = words(&answer);
+                Ok((
+                    status @ (StatusCode::SERVICE_UNAVAILABLE | StatusCode::NOT_FOUND),
+                    answer,
+                )) => why = client::refusal(status, &answer),
+                Ok((status, answer)) => {
+                    return Err(Failure::Runtime(client::refusal(status, &answer)));
                 }
-                Ok((_, answer)) => return Err(Failure::Runtime(words(&answer))),
                 // A request may have been written although no answer came: nobody else is asked.
                 Err(client::CallError::NoAnswer(lost)) if *method == Method::POST => {
                     return Err(Failure::Runtime(format!(
-                        "{address} gave no answer ({lost}): look at `dugong status` before you ask \
+                        "{controller} gave no answer ({lost}): look at `dugong status` before you ask \
                          again"
                     )));
                 }
-                Err(error) => why = format!("{address}: {error}"),
+                Err(error) => why = format!("{controller}: {error}"),
             }
         }
         Err(nobody(&why))
@@ -112,13 +100,6 @@ impl Caller {
 
 fn nobody(why: &str) -> Failure {
     Failure::Runtime(format!("no controller could answer ({why}): is the cluster up?"))
-}
-
-/// The sentence in `{"error": …}`.
-fn words(answer: &[u8]) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_slice(answer).ok();
-    let sentence = parsed.as_ref().and_then(|value| value["error"].as_str()).map(str::to_owned);
-    sentence.unwrap_or_else(|| String::from_utf8_lossy(answer).into_owned())
 }
 
 /// The person behind sudo, if there is one.

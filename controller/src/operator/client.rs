@@ -8,10 +8,15 @@ use dugong_topology::{Topology, stream};
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+
+use super::reach::Controller;
 
 /// A controller on this machine answers within this time, or not at all.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -25,19 +30,19 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The pause before a controller is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The document of the controller at `address` (`host:port`), as it was sent, and as it reads.
+/// The document of a controller, as it was sent, and as it reads.
 ///
 /// # Errors
 ///
 /// Why there is none, in words.
-pub async fn fetch(address: &str) -> Result<(Bytes, Topology), String> {
+pub async fn fetch(controller: &Controller) -> Result<(Bytes, Topology), String> {
     let asking = async {
-        let answer = get(address, "/v1/topology").await?;
+        let answer = get(controller, "/v1/topology").await?;
         let status = answer.status();
         let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
         let body = body.to_bytes();
         if status != StatusCode::OK {
-            return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
+            return Err(refusal(status, &body));
         }
         let topology = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         Ok((body, topology))
@@ -49,14 +54,14 @@ pub async fn fetch(address: &str) -> Result<(Bytes, Topology), String> {
 /// The newest of what several controllers say just now, and why the others say nothing.
 pub(super) struct Newest {
     pub(super) found: Option<(Bytes, Topology)>,
-    /// Each with its place among the addresses.
+    /// Each with its place among the controllers.
     pub(super) silent: Vec<(usize, String)>,
 }
 
-/// Asks the controllers at these addresses (`host:port`), all at once.
-pub(super) async fn newest(addresses: impl Iterator<Item = &String>) -> Newest {
+/// Asks these controllers, all at once.
+pub(super) async fn newest(controllers: &[Controller]) -> Newest {
     let mut newest = Newest { found: None, silent: Vec::new() };
-    let answers = join_all(addresses.map(|address| fetch(address))).await;
+    let answers = join_all(controllers.iter().map(fetch)).await;
     for (place, answer) in answers.into_iter().enumerate() {
         match answer {
             Ok((json, topology)) => {
@@ -73,20 +78,20 @@ pub(super) async fn newest(addresses: impl Iterator<Item = &String>) -> Newest {
 
 /// The newest topology of several controllers on this machine, whichever of them answer.
 pub fn follow(ports: Vec<u16>) -> watch::Receiver<Option<Arc<Topology>>> {
-    follow_addresses(ports.into_iter().map(|port| format!("127.0.0.1:{port}")).collect())
+    follow_controllers(ports.into_iter().map(Controller::here).collect())
 }
 
-/// The newest topology of the controllers at these addresses.
-pub fn follow_addresses(addresses: Vec<String>) -> watch::Receiver<Option<Arc<Topology>>> {
+/// The newest topology of these controllers.
+pub fn follow_controllers(controllers: Vec<Controller>) -> watch::Receiver<Option<Arc<Topology>>> {
     let (sender, receiver) = watch::channel(None);
     let sender = Arc::new(sender);
-    for address in addresses {
+    for controller in controllers {
         let sender = Arc::clone(&sender);
         // Ends when nobody follows any more.
         tokio::spawn(async move {
             while !sender.is_closed() {
                 // Whatever ended the stream, the controller is asked again.
-                let _ = follow_one(&address, &sender).await;
+                let _ = follow_one(&controller, &sender).await;
                 tokio::time::sleep(PAUSE).await;
             }
         });
@@ -95,10 +100,10 @@ pub fn follow_addresses(addresses: Vec<String>) -> watch::Receiver<Option<Arc<To
 }
 
 async fn follow_one(
-    address: &str,
+    controller: &Controller,
     newest: &watch::Sender<Option<Arc<Topology>>>,
 ) -> Result<(), String> {
-    let asking = get(address, "/v1/topology/watch");
+    let asking = get(controller, "/v1/topology/watch");
     let limited = tokio::time::timeout(LIMIT, asking).await.map_err(|error| error.to_string())?;
     let mut body = limited?.into_body();
     let mut decoder = stream::Decoder::default();
@@ -132,20 +137,15 @@ pub(super) enum CallError {
 
 /// One call of an operator, and its answer.
 pub(super) async fn call(
-    address: &str,
+    controller: &Controller,
     method: &Method,
     path: &str,
-    password: &str,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), CallError> {
-    let stream = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await;
+    let stream = tokio::time::timeout(LIMIT, connect(controller)).await;
     let stream = stream.map_err(|_| CallError::NotSent("no answer".to_owned()))?;
-    let stream = stream.map_err(|error| CallError::NotSent(error.to_string()))?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", address)
-        .header("authorization", format!("Bearer {password}"))
+    let stream = stream.map_err(CallError::NotSent)?;
+    let request = asking(controller, method, path)
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| CallError::NotSent(error.to_string()))?;
@@ -160,14 +160,53 @@ pub(super) async fn call(
     answer.map_err(CallError::NoAnswer)
 }
 
-async fn get(address: &str, path: &str) -> Result<Response<Incoming>, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let request = Request::builder().uri(path).header("host", address).body(Full::default());
+async fn get(controller: &Controller, path: &str) -> Result<Response<Incoming>, String> {
+    let stream = connect(controller).await?;
+    let request = asking(controller, &Method::GET, path).body(Full::default());
     send(stream, request.map_err(|error| error.to_string())?).await
 }
 
+fn asking(controller: &Controller, method: &Method, path: &str) -> request::Builder {
+    let asking = Request::builder().method(method).uri(path).header("host", &controller.address);
+    match &controller.token {
+        Some(token) => asking.header("authorization", format!("Bearer {}", token.expose())),
+        None => asking,
+    }
+}
+
+/// Either kind of connection.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(controller: &Controller) -> Result<Box<dyn Stream>, String> {
+    let stream = TcpStream::connect(&controller.address).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let Some((config, name)) = &controller.tls else { return Ok(Box::new(stream)) };
+    let greeting = TlsConnector::from(config.clone()).connect(name.clone(), stream);
+    let greeted = greeting.await.map_err(|error| {
+        format!(
+            "no TLS ({error}): does --ca name what its certificate was made by, and is the \
+                 name in --controller one of the certificate's?"
+        )
+    })?;
+    Ok(Box::new(greeted))
+}
+
+/// The controller's own sentence, and what to do about it.
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let sentence = parsed.as_ref().and_then(|value| value["error"].as_str()).map(str::to_owned);
+    let sentence = sentence.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    match status {
+        StatusCode::UNAUTHORIZED => {
+            format!("{sentence} (--token-file, or --cert and --key; see --help)")
+        }
+        _ => sentence,
+    }
+}
+
 async fn send(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Incoming>, String> {
     let (mut requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -175,5 +214,9 @@ async fn send(
         .map_err(|error| error.to_string())?;
     // It ends with the answer, or with the controller: the answer shows both.
     tokio::spawn(connection);
-    requests.send_request(request).await.map_err(|error| error.to_string())
+    requests.send_request(request).await.map_err(|error| {
+        // A certificate that is refused shows here: TLS 1.3 has no answer to it in the handshake.
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        format!("{error}{}", cause.unwrap_or_default())
+    })
 }

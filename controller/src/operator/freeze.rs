@@ -1,10 +1,9 @@
 //! `dugong freeze` and `dugong unfreeze`: whether roles change by themselves.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::caller::Caller;
+use super::reach::ReachOptions;
 use crate::run::Failure;
 
 /// What `dugong freeze` is told.
@@ -17,9 +16,8 @@ server died is started again. The freeze stays until `dugong unfreeze`, also ove
 Example:
   dugong freeze --why 'new disks in pg-2'")]
 pub struct FreezeOptions {
-    /// The cluster's directory.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
     /// The reason, for whoever wonders: `dugong status` shows it.
     #[arg(long, value_name = "TEXT")]
     pub why: String,
@@ -28,9 +26,8 @@ pub struct FreezeOptions {
 /// What `dugong unfreeze` is told.
 #[derive(Args, Clone, Debug)]
 pub struct UnfreezeOptions {
-    /// The cluster's directory.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
 }
 
 /// Freezes the cluster; says so.
@@ -43,7 +40,7 @@ pub async fn freeze(options: &FreezeOptions) -> Result<String, Failure> {
     if why.is_empty() {
         return Err(Failure::Usage("--why must say something: others have to know".to_owned()));
     }
-    let caller = Caller::of(options.dir.as_deref())?;
+    let caller = Caller::of(&options.reach)?;
     match caller.freeze(why.to_owned()).await?.before {
         None => Ok("frozen: nothing changes by itself until `dugong unfreeze`".to_owned()),
         Some(before) => Err(Failure::Runtime(format!(
@@ -59,7 +56,7 @@ pub async fn freeze(options: &FreezeOptions) -> Result<String, Failure> {
 ///
 /// No controller answers.
 pub async fn unfreeze(options: &UnfreezeOptions) -> Result<String, Failure> {
-    let caller = Caller::of(options.dir.as_deref())?;
+    let caller = Caller::of(&options.reach)?;
     Ok(match caller.unfreeze().await?.before {
         Some(before) => {
             format!("no longer frozen (it was by {} since {})", before.by, before.since)

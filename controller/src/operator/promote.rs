@@ -1,7 +1,6 @@
 //! `dugong promote`: the override, for a cluster that rightly waits.
 
 use std::io::BufRead;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,6 +8,7 @@ use dugong_machine::{Ask, Outcome, Over, Promotion};
 use dugong_topology::{InstanceId, Topology};
 
 use super::caller::Caller;
+use super::reach::ReachOptions;
 use super::status;
 use crate::run::Failure;
 
@@ -28,9 +28,8 @@ from it, and writes wait until one instance is ready to be its sync. `dugong his
 Example:
   dugong promote pg-2 --lose-writes")]
 pub struct Options {
-    /// The cluster's directory.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
     /// The instance that is to be the primary.
     #[arg(value_name = "ID")]
     pub id: InstanceId,
@@ -58,7 +57,7 @@ pub async fn promote(
     typed: impl BufRead,
     mut print: impl FnMut(&str),
 ) -> Result<(), Failure> {
-    let caller = Caller::of(options.dir.as_deref())?;
+    let caller = Caller::of(&options.reach)?;
     let topology = caller.topology().await?;
     let id = &options.id;
     let Some(from) = topology.primary.as_ref().map(|primary| primary.id.clone()) else {

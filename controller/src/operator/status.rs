@@ -1,25 +1,20 @@
 //! `dugong status`: who is what, and why writes wait when they wait.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 
 use clap::Args;
 use dugong_topology::{Member, Phase, Role, Topology};
 
 use super::client::{self, Newest};
+use super::reach::{Controller, ReachOptions, controllers};
 use super::table;
-use crate::launch::layout::Layout;
 use crate::run::Failure;
 
 /// What `dugong status` is told.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// The cluster's directory: all of its controllers are asked, the newest answer counts.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// One controller to ask instead, as in http://127.0.0.1:20011.
-    #[arg(long, value_name = "URL", conflicts_with = "dir")]
-    pub controller: Option<String>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
     /// The topology document, for programs.
     #[arg(long)]
     pub json: bool,
@@ -34,15 +29,14 @@ pub struct Options {
 ///
 /// No controller answers, or there is no cluster.
 pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<(), Failure> {
-    let addresses = addresses(options)?;
+    let controllers = controllers(&options.reach)?;
     if options.watch {
-        return watch(options, addresses, print).await;
+        return watch(options, controllers, print).await;
     }
-    let Newest { found, silent } =
-        client::newest(addresses.iter().map(|(_, address)| address)).await;
+    let Newest { found, silent } = client::newest(&controllers).await;
     let line = |(place, why): (usize, String)| {
-        let (name, address) = &addresses[place];
-        format!("{name} ({address}): {why}")
+        let controller = &controllers[place];
+        format!("{} ({controller}): {why}", controller.name)
     };
     let silent: Vec<String> = silent.into_iter().map(line).collect();
     let Some((json, topology)) = found else {
@@ -62,32 +56,12 @@ pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<()
     Ok(())
 }
 
-/// Name and `host:port` of each controller to ask.
-fn addresses(options: &Options) -> Result<Vec<(String, String)>, Failure> {
-    if let Some(url) = &options.controller {
-        let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-        if address.parse::<dugong_topology::Address>().is_err() {
-            return Err(Failure::Usage(format!(
-                "--controller {url}: write a controller's address as in http://127.0.0.1:20011"
-            )));
-        }
-        return Ok(vec![("that address".to_owned(), address.to_owned())]);
-    }
-    let layout = Layout::of(options.dir.as_deref());
-    let cluster = layout.existing()?;
-    let of = |instance: &crate::launch::layout::InstancePorts| {
-        (instance.id.to_string(), format!("127.0.0.1:{}", instance.http_port))
-    };
-    Ok(cluster.instances.iter().map(of).collect())
-}
-
 async fn watch(
     options: &Options,
-    addresses: Vec<(String, String)>,
+    controllers: Vec<Controller>,
     mut print: impl FnMut(&str),
 ) -> Result<(), Failure> {
-    let addresses = addresses.into_iter().map(|(_, address)| address).collect();
-    let mut topologies = client::follow_addresses(addresses);
+    let mut topologies = client::follow_controllers(controllers);
     let terminal = std::io::stdout().is_terminal();
     while topologies.changed().await.is_ok() {
         let Some(topology) = topologies.borrow_and_update().clone() else { continue };

@@ -1,6 +1,5 @@
 //! `dugong switchover`: another primary, as planned.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -9,6 +8,7 @@ use dugong_topology::{InstanceId, Member, Phase, Topology, units};
 
 use super::caller::Caller;
 use super::client;
+use super::reach::ReachOptions;
 use crate::run::Failure;
 
 /// What `dugong switchover` is told.
@@ -27,9 +27,8 @@ Examples:
   dugong switchover --to pg-3            to pg-3, which is made the sync first
   dugong switchover --drain 1min         let transactions take up to a minute to finish")]
 pub struct Options {
-    /// The cluster's directory.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
     /// The next primary: the sync or an async [default: the sync].
     #[arg(long, value_name = "ID")]
     pub to: Option<InstanceId>,
@@ -64,7 +63,7 @@ pub async fn switchover(options: &Options, mut print: impl FnMut(&str)) -> Resul
             humantime::format_duration(options.drain)
         )));
     }
-    let caller = Caller::of(options.dir.as_deref())?;
+    let caller = Caller::of(&options.reach)?;
     let topology = caller.topology().await?;
     let Some(from) = topology.primary.as_ref().map(|primary| primary.id.clone()) else {
         return Err(Failure::Runtime("the cluster has no primary yet".to_owned()));
@@ -112,7 +111,7 @@ async fn follow(
     patience: Duration,
     line: &mut impl FnMut(&str),
 ) -> Result<Outcome, Failure> {
-    let mut topologies = client::follow_addresses(caller.addresses.clone());
+    let mut topologies = client::follow_controllers(caller.controllers.clone());
     let mut looks = tokio::time::interval(LOOK);
     let deadline = tokio::time::Instant::now() + patience;
     let mut told = Vec::new();
@@ -149,7 +148,7 @@ fn notes(topology: &Topology) -> Vec<String> {
 
 /// The topology once writes go on.
 async fn open(caller: &Caller) -> Result<Topology, Failure> {
-    let mut topologies = client::follow_addresses(caller.addresses.clone());
+    let mut topologies = client::follow_controllers(caller.controllers.clone());
     let opened = topologies.wait_for(|newest| {
         newest.as_ref().is_some_and(|topology| topology.phase == Phase::ReadWrite)
     });
