@@ -11,6 +11,10 @@
 //! and every packet between hosts goes through this program.
 #![forbid(unsafe_code)]
 
+pub mod fault;
+pub mod keeper;
 pub mod namespace;
+pub mod nemesis;
 pub mod network;
+pub mod plan;
 pub mod switch;

@@ -124,7 +124,8 @@ fn address_in([a, b, c]: [u8; 3], index: usize) -> Ipv4Addr {
 fn connect(namespace: &Namespace, address: Ipv4Addr) -> anyhow::Result<Line> {
     let open = || DeviceBuilder::new().name(DEVICE).build_sync();
     let opened = namespace.thread(open)?.join();
-    let device = opened.map_err(|_| anyhow::anyhow!("the thread that opens a device panicked"))??;
+    let device =
+        opened.map_err(|_| anyhow::anyhow!("the thread that opens a device panicked"))??;
     let device = device.context("/dev/net/tun")?;
     namespace.ip(&["address", "add", &format!("{address}/24"), "dev", DEVICE])?;
     namespace.ip(&["link", "set", DEVICE, "mtu", &MTU.to_string(), "up"])?;

@@ -87,8 +87,9 @@ fn a_cut_connection_is_silent_and_goes_on_when_it_is_mended() {
     let [a, b] = [HostId(0), HostId(1)];
     let listener = inside(&lab.network, b, |at| TcpListener::bind(at).unwrap());
     let target = listener.local_addr().unwrap();
-    let connect =
-        move |_| TcpStream::connect_timeout(&target, Duration::from_millis(700)).map_err(|e| e.kind());
+    let connect = move |_| {
+        TcpStream::connect_timeout(&target, Duration::from_millis(700)).map_err(|e| e.kind())
+    };
     let mut client = inside(&lab.network, a, connect).unwrap();
     let (mut server, _) = listener.accept().unwrap();
     server.set_read_timeout(Some(NEVER)).unwrap();
