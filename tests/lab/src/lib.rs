@@ -11,10 +11,21 @@
 //! and every packet between hosts goes through this program.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod cluster;
+pub mod direct;
 pub mod fault;
 pub mod keeper;
+pub mod logs;
+pub mod measure;
 pub mod namespace;
 pub mod nemesis;
 pub mod network;
+pub mod partition;
 pub mod plan;
+pub mod resident;
+pub mod say;
 pub mod switch;
+pub mod trial;
+pub mod watcher;
+pub mod writer;

@@ -99,14 +99,24 @@ impl Network {
         self.change(from, to, |link| link.cuts = link.cuts.saturating_sub(1));
     }
 
-    /// What is sent from one host to another arrives this much later.
+    /// What is sent from one host to another arrives so much later than before.
     pub fn delay(&self, from: HostId, to: HostId, by: Duration) {
-        self.change(from, to, |link| link.delay = by);
+        self.change(from, to, |link| link.delay += by);
     }
 
-    /// Of 100 packets from one host to another, this many are lost.
+    /// Takes one delay back.
+    pub fn hasten(&self, from: HostId, to: HostId, by: Duration) {
+        self.change(from, to, |link| link.delay = link.delay.saturating_sub(by));
+    }
+
+    /// Of 100 packets from one host to another, so many more are lost.
     pub fn lose(&self, from: HostId, to: HostId, percent: u8) {
-        self.change(from, to, |link| link.loss_percent = percent);
+        self.change(from, to, |link| link.loss_percent = link.loss_percent.saturating_add(percent));
+    }
+
+    /// Takes one loss back.
+    pub fn spare(&self, from: HostId, to: HostId, percent: u8) {
+        self.change(from, to, |link| link.loss_percent = link.loss_percent.saturating_sub(percent));
     }
 
     fn change(&self, from: HostId, to: HostId, change: impl FnOnce(&mut Link)) {

@@ -256,6 +256,10 @@ fn proxy(
 }
 
 /// Gives a file or folder to the user `postgres`.
+///
+/// # Errors
+///
+/// There is no such user, or no such file.
 pub fn own(path: &Path) -> anyhow::Result<()> {
     let id = |what: &str| -> anyhow::Result<u32> {
         let output = Command::new("id").args([what, "postgres"]).output()?;
