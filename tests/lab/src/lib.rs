@@ -5,7 +5,7 @@
 //! [`network`] both together. [`keeper`] starts and ends processes on a host. [`plan`] says what
 //! runs where, [`cluster`] runs it. [`fault`] is everything that can be broken and healed,
 //! [`nemesis`] draws faults from a seed, [`partition`] is the run with all its checkers
-//! ([`watcher`], [`writer`], [`direct`]), and [`measure`] tells how long single faults are felt.
+//! ([`watcher`], [`writer`], [`register`], [`direct`]), and [`measure`] tells how long single faults are felt.
 //!
 //! **Invariant:** nothing here reaches the machine's own network: no interface of it is touched,
 //! and every packet between hosts goes through this program.
@@ -23,6 +23,7 @@ pub mod nemesis;
 pub mod network;
 pub mod partition;
 pub mod plan;
+pub mod register;
 pub mod resident;
 pub mod say;
 pub mod switch;

@@ -94,7 +94,7 @@ pub async fn run(
         ));
         all.push(felt);
     }
-    trial.end_writing().await?;
+    trial.end().await?;
     let mut pauses: Vec<Duration> = all.iter().map(|felt| felt.pause).collect();
     pauses.sort_unstable();
     let seconds = |pause: Option<&Duration>| pause.copied().unwrap_or_default().as_secs_f64();

@@ -9,8 +9,12 @@ use tokio::time::sleep_until;
 use crate::direct;
 use crate::fault::{Harm, KINDS};
 use crate::nemesis::{Nemesis, Round};
+use crate::register;
 use crate::say::Voice;
 use crate::trial::Trial;
+
+/// Broken promises of one kind that are told in words.
+const SHOWN: usize = 5;
 
 /// How long, how hard, and how patient.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,9 @@ pub struct Summary {
     pub directly: usize,
     pub unknown: u64,
     pub lost: usize,
+    /// Reads of registers at the write address, and how many broke linearizability.
+    pub reads: usize,
+    pub stale: usize,
     pub longest_pause: Duration,
     pub longest_recovery: Duration,
     /// Every promise that was broken, in words.
@@ -56,7 +63,7 @@ impl fmt::Display for Summary {
         write!(
             f,
             "summary: seed {}, {:.0} s, {total} faults ({}), {} failovers, {} writes acknowledged \
-             and {} directly, {} unknown, {} lost, longest pause {:.1} s, longest recovery {:.1} s: \
+             and {} directly, {} unknown, {} lost, {} reads, {} stale, longest pause {:.1} s, longest recovery {:.1} s: \
              {}",
             self.seed,
             self.time.as_secs_f64(),
@@ -66,6 +73,8 @@ impl fmt::Display for Summary {
             self.directly,
             self.unknown,
             self.lost,
+            self.reads,
+            self.stale,
             self.longest_pause.as_secs_f64(),
             self.longest_recovery.as_secs_f64(),
             if self.held() { "held" } else { "BROKEN" }
@@ -147,7 +156,7 @@ async fn judge(trial: &mut Trial, summary: &mut Summary, voice: Voice) -> anyhow
         Ok(time) => voice.say(format!("whole again after {:.1} s", time.as_secs_f64())),
         Err(error) => summary.broken.push(format!("{error:#}")),
     }
-    let directly = trial.end_writing().await?;
+    let (directly, histories) = trial.end().await?;
     let entries = trial.ledger.entries();
     summary.acknowledged = entries.acknowledged.len();
     summary.directly = directly.len();
@@ -176,6 +185,12 @@ async fn judge(trial: &mut Trial, summary: &mut Summary, voice: Voice) -> anyhow
         Err(error) => summary.broken.push(format!("the rows cannot be read: {error:#}")),
     }
     summary.broken.extend(direct::overlaps(&directly));
+    for history in &histories {
+        let stale = register::stale(history);
+        summary.reads += history.reads.len();
+        summary.stale += stale.len();
+        summary.broken.extend(stale.into_iter().take(SHOWN));
+    }
     let seen = trial.board.read();
     summary.failovers = seen.failovers();
     let moved = seen.moved_back.iter().map(|what| format!("an observer moved back: {what}"));

@@ -18,6 +18,7 @@ use crate::direct::{self, DirectAck};
 use crate::fault::{Fault, Harm, Offices};
 use crate::network::HostId;
 use crate::plan::{Plan, Programs, WRITE};
+use crate::register::{self, History, Registers};
 use crate::resident::{Ender, Over, Resident, ending};
 use crate::watcher::{self, Board};
 use crate::writer::{self, Ledger};
@@ -40,6 +41,7 @@ pub struct Trial {
     watchers: Vec<Resident<()>>,
     writers: Vec<Resident<()>>,
     direct: Vec<Resident<Vec<DirectAck>>>,
+    registers: Registers,
     over: Over,
     pub cluster: Cluster,
 }
@@ -69,19 +71,22 @@ impl Trial {
             watchers,
             writers: Vec::new(),
             direct: Vec::new(),
+            registers: Registers::default(),
             over,
             cluster,
         };
         trial.whole().await?;
         trial
             .ask(async |client| {
-                client.batch_execute(&format!("{}; {}", writer::CREATE, direct::CREATE)).await
+                client
+                    .batch_execute(&[writer::CREATE, direct::CREATE, register::CREATE].join("; "))
+                    .await
             })
             .await?;
         Ok(trial)
     }
 
-    /// Begins to write, at the write address and on every machine.
+    /// Begins to write and read at the write address, and to write on every machine.
     ///
     /// # Errors
     ///
@@ -89,6 +94,7 @@ impl Trial {
     pub fn write(&mut self, writers: usize) -> anyhow::Result<()> {
         self.writers = writer::start(&self.cluster, writers, &self.ledger, &self.over)?;
         self.direct = direct::start(&self.cluster, &self.over)?;
+        self.registers = Registers::start(&self.cluster, &self.over)?;
         Ok(())
     }
 
@@ -190,12 +196,13 @@ impl Trial {
         )
     }
 
-    /// Ends everybody who writes; returns what was acknowledged on the machines themselves.
+    /// Ends everybody; returns what was acknowledged on the machines themselves, and what was done
+    /// with the registers.
     ///
     /// # Errors
     ///
     /// One of them panicked.
-    pub async fn end_writing(&mut self) -> anyhow::Result<Vec<DirectAck>> {
+    pub async fn end(&mut self) -> anyhow::Result<(Vec<DirectAck>, Vec<History>)> {
         self.ender.end();
         for writer in std::mem::take(&mut self.writers) {
             writer.end().await?;
@@ -207,7 +214,8 @@ impl Trial {
         for watcher in std::mem::take(&mut self.watchers) {
             watcher.end().await?;
         }
-        Ok(acknowledged)
+        let histories = std::mem::take(&mut self.registers).end().await?;
+        Ok((acknowledged, histories))
     }
 
     /// Every row that is there.
