@@ -2,8 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use dugong_lab::namespace;
 use dugong_lab::network::{HostId, Network};
 
 /// Long enough for any packet that is on its way.
@@ -186,7 +189,7 @@ fn processes_of_a_host_end_with_it() {
     }
     let network = Network::make(&["h1".to_owned(), "h2".to_owned()]).unwrap();
     let namespace = network.namespace(HostId(0));
-    let mut child = std::process::Command::new("nsenter")
+    let mut child = Command::new("nsenter")
         .arg(format!("--net={}", namespace.handle().display()))
         .args(["sh", "-c", "sleep 600 & sleep 600 & wait"])
         .spawn()
@@ -201,4 +204,27 @@ fn processes_of_a_host_end_with_it() {
     drop(network);
     assert!(!child.wait().unwrap().success());
     assert!(!handle.exists());
+}
+
+#[test]
+fn what_a_dead_owner_left_is_removed_with_its_processes() {
+    if !crate::able() {
+        return;
+    }
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let name = format!("dugonglab{}x0-left", dead.id());
+    let run = |arguments: &[&str]| {
+        assert!(Command::new("ip").args(arguments).status().unwrap().success(), "{arguments:?}");
+    };
+    let own = Network::make(&["h1".to_owned()]).unwrap();
+    run(&["netns", "add", &name]);
+    let mut left =
+        Command::new("ip").args(["netns", "exec", &name, "sleep", "600"]).spawn().unwrap();
+    // Another laboratory that begins beside this test may have been first.
+    namespace::remove_leftovers().unwrap();
+    assert!(!left.wait().unwrap().success());
+    assert!(!own.namespace(HostId(0)).name().contains(&name));
+    assert!(own.namespace(HostId(0)).handle().exists(), "the owner of this one lives");
+    assert!(!Path::new("/run/netns").join(&name).exists());
 }
