@@ -13,7 +13,9 @@ pub fn show_ends(root: &Path, voice: Voice) {
     for log in logs(root) {
         let Ok(content) = fs::read(&log) else { continue };
         let text = String::from_utf8_lossy(&content);
-        let lines: Vec<&str> = text.lines().collect();
+        let mut lines: Vec<&str> = text.lines().collect();
+        // A service that ends again and again for one reason says it once.
+        lines.dedup();
         voice.say(format!("the end of {} ({} lines):", log.display(), lines.len()));
         for line in &lines[lines.len().saturating_sub(LINES)..] {
             voice.say(format!("    {line}"));

@@ -26,6 +26,9 @@ use crate::writer::{self, Ledger};
 /// The longest that a cluster may take to be whole, from nothing or after any fault.
 pub const WHOLE_WITHIN: Duration = Duration::from_secs(180);
 
+/// As many ends of services in a cluster that nobody has harmed are no accident.
+const ENDS_MAX: usize = 12;
+
 /// How long between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -75,7 +78,7 @@ impl Trial {
             over,
             cluster,
         };
-        trial.whole().await?;
+        trial.whole_at_first().await?;
         trial
             .ask(async |client| {
                 client
@@ -96,6 +99,23 @@ impl Trial {
         self.direct = direct::start(&self.cluster, &self.over)?;
         self.registers = Registers::start(&self.cluster, &self.over)?;
         Ok(())
+    }
+
+    /// The first time there is nobody to blame for a service that ends again and again.
+    async fn whole_at_first(&self) -> anyhow::Result<()> {
+        let hopeless = async {
+            loop {
+                let ended = self.cluster.oddities();
+                if ended.len() >= ENDS_MAX {
+                    return ended.join("; ");
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            whole = self.whole() => whole.map(|_| ()),
+            ended = hopeless => bail!("services end by themselves: {ended}"),
+        }
     }
 
     /// Who has which office, as far as anybody knows; none before the first primary.
