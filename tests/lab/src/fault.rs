@@ -136,7 +136,10 @@ impl Fault {
     pub fn aim(&self, hosts: &Hosts, now: Offices) -> Vec<Harm> {
         let of = |victim: Victim| victim.host(hosts, now);
         match self {
-            Self::CutPair { a, b, way } => cut(of(*a), &[of(*b)], *way),
+            Self::CutPair { a, b, way } => {
+                let a = of(*a);
+                cut(a, &[another(hosts, a, of(*b))], *way)
+            }
             Self::CutOff { victim, way } => cut(of(*victim), &everybody(hosts), *way),
             Self::Split { side } => split(hosts, &side.iter().copied().map(of).collect::<Vec<_>>()),
             Self::CutFromStore { victim } => cut(of(*victim), &hosts.store, Way::Both),
@@ -179,6 +182,16 @@ impl Victim {
             Self::Proxy(index) => hosts.proxies[index],
         }
     }
+}
+
+/// The host that is meant; the next machine where that is the very same host, so that a fault which
+/// names two ("the primary and pg-1") always has two.
+fn another(hosts: &Hosts, than: HostId, meant: HostId) -> HostId {
+    if meant != than {
+        return meant;
+    }
+    let at = hosts.machines.iter().position(|host| *host == than);
+    at.map_or(hosts.clients, |at| hosts.machines[(at + 1) % hosts.machines.len()])
 }
 
 /// Servers and clients.
@@ -291,8 +304,9 @@ mod tests {
     fn nobody_is_cut_off_from_himself() {
         let fault = Fault::CutFromStore { victim: Victim::Primary };
         assert_eq!(cuts(&fault.aim(&hosts(), NOW)), [(1, 0), (0, 1), (1, 2), (2, 1)]);
+        // The primary is the second machine: the third one takes the other end.
         let fault = Fault::CutPair { a: Victim::Primary, b: Victim::Machine(1), way: Way::Both };
-        assert_eq!(fault.aim(&hosts(), NOW), []);
+        assert_eq!(cuts(&fault.aim(&hosts(), NOW)), [(1, 2), (2, 1)]);
     }
 
     #[test]
