@@ -26,6 +26,7 @@ pub mod plan;
 pub mod register;
 pub mod resident;
 pub mod say;
+pub mod store_leader;
 pub mod switch;
 pub mod trial;
 pub mod watcher;

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::fault::{Fault, Victim};
 use crate::plan::StorePlace;
 use crate::say::Voice;
+use crate::store_leader;
 use crate::trial::Trial;
 
 /// Writing before each fault, so that a pause has two ends.
@@ -65,6 +66,14 @@ struct Felt {
     /// Writes that were not acknowledged.
     failed: u64,
     failovers: usize,
+    store: StoreLeader,
+}
+
+/// Whether the primary's host was the store's leader's, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreLeader {
+    Beside,
+    Elsewhere,
 }
 
 /// Measures `times` times, and says each figure.
@@ -87,10 +96,14 @@ pub async fn run(
         sleep(BEFORE).await;
         let felt = once(trial, what, lasts).await?;
         voice.say(format!(
-            "{number}: longest pause {:.3} s, {} writes failed, {} failovers",
+            "{number}: longest pause {:.3} s, {} writes failed, {} failovers{}",
             felt.pause.as_secs_f64(),
             felt.failed,
-            felt.failovers
+            felt.failovers,
+            match felt.store {
+                StoreLeader::Beside => "; the store's leader was on the primary's host",
+                StoreLeader::Elsewhere => "",
+            }
         ));
         all.push(felt);
     }
@@ -113,6 +126,11 @@ pub async fn run(
 async fn once(trial: &Trial, what: What, lasts: Duration) -> anyhow::Result<Felt> {
     let (_, unknown) = trial.ledger.counts();
     let failovers = trial.board.read().failovers();
+    let primary = trial.offices().map(|now| now.primary);
+    let store = match store_leader::leader(&trial.cluster) {
+        leader if leader.is_some() && leader == primary => StoreLeader::Beside,
+        _ => StoreLeader::Elsewhere,
+    };
     let from = Instant::now();
     let harms = trial.strike(&what.fault())?;
     sleep(lasts).await;
@@ -125,5 +143,6 @@ async fn once(trial: &Trial, what: What, lasts: Duration) -> anyhow::Result<Felt
         pause: entries.longest_pause_between(from, to),
         failed: entries.unknown - unknown,
         failovers: trial.board.read().failovers() - failovers,
+        store,
     })
 }
