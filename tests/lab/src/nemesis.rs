@@ -123,8 +123,9 @@ impl Nemesis {
     /// One or two machines, and about half of everything else.
     fn side(&self, dice: &mut Dice) -> Vec<Victim> {
         let mut side = vec![self.machine(dice)];
-        if dice.chance(50) {
-            side.push(Victim::Machine(dice.index(self.plan.machines)));
+        let second = Victim::Machine(dice.index(self.plan.machines));
+        if dice.chance(50) && second != side[0] {
+            side.push(second);
         }
         if self.plan.store == StorePlace::Apart {
             side.extend((0..3).filter(|_| dice.chance(50)).map(Victim::StoreMember));
