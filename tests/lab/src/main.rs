@@ -60,6 +60,9 @@ enum Command {
         recover_within: u64,
         #[arg(long, default_value_t = 4)]
         writers: usize,
+        /// Let commits wait for nobody, so that the checkers have something to find.
+        #[arg(long)]
+        sabotage: bool,
     },
     /// Measures how long one fault is felt
     Measure {
@@ -139,7 +142,7 @@ async fn act(
     voice: Voice,
 ) -> anyhow::Result<Outcome> {
     match command {
-        Command::Partition { seconds, seed, recover_within, writers } => {
+        Command::Partition { seconds, seed, recover_within, writers, sabotage } => {
             let options = Options {
                 seed: seed.unwrap_or_else(any_seed),
                 time: Duration::from_secs(*seconds),
@@ -149,6 +152,10 @@ async fn act(
             voice.say(format!("seed {}, {seconds} s, {plan:?}", options.seed));
             let mut trial = Trial::begin(plan, programs, root).await?;
             voice.say(format!("whole: {}", trial.status()));
+            if *sabotage {
+                trial.sabotage().await?;
+                voice.say("sabotaged: commits wait for nobody");
+            }
             let summary = partition::run(&mut trial, options, voice).await?;
             for oddity in trial.cluster.oddities() {
                 voice.say(format!("ended by itself: {oddity}"));

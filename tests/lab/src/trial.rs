@@ -118,6 +118,17 @@ impl Trial {
         }
     }
 
+    /// From now on the application's commits wait for nobody: a cluster that loses writes on purpose,
+    /// for who wants to see the checkers convict.
+    ///
+    /// # Errors
+    ///
+    /// The cluster does not take the order.
+    pub async fn sabotage(&self) -> anyhow::Result<()> {
+        let order = "alter role current_user set synchronous_commit = local";
+        self.ask(async move |client| client.batch_execute(order).await).await
+    }
+
     /// Who has which office, as far as anybody knows; none before the first primary.
     pub fn offices(&self) -> Option<Offices> {
         let seen = self.board.read();
