@@ -18,3 +18,4 @@ pub mod publish;
 pub mod run;
 mod session;
 pub mod store;
+pub mod verify;

@@ -1,5 +1,5 @@
 //! What an operator asks of a cluster: its state, its history, how to connect;
-//! another primary, and whether roles change by themselves.
+//! another primary, and whether roles change by themselves; and whether it keeps its promises.
 
 mod caller;
 pub mod client;
@@ -11,3 +11,4 @@ pub mod promote;
 pub mod status;
 pub mod switchover;
 mod table;
+pub mod verify;
