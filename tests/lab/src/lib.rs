@@ -5,7 +5,8 @@
 //! [`network`] both together. [`keeper`] starts and ends processes on a host. [`plan`] says what
 //! runs where, [`cluster`] runs it. [`fault`] is everything that can be broken and healed,
 //! [`nemesis`] draws faults from a seed, [`partition`] is the run with all its checkers
-//! ([`watcher`], [`writer`], [`register`], [`direct`]), and [`measure`] tells how long single faults are felt.
+//! ([`watcher`], [`writer`], [`register`], [`direct`],
+//! [`verifier`]), and [`measure`] tells how long single faults are felt.
 //!
 //! **Invariant:** nothing here reaches the machine's own network: no interface of it is touched,
 //! and every packet between hosts goes through this program.
@@ -29,5 +30,6 @@ pub mod say;
 pub mod store_leader;
 pub mod switch;
 pub mod trial;
+pub mod verifier;
 pub mod watcher;
 pub mod writer;

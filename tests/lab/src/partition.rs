@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use dugong_controller::verify::Verdict;
 use tokio::time::sleep_until;
 
 use crate::direct;
@@ -11,7 +12,7 @@ use crate::fault::{Harm, KINDS};
 use crate::nemesis::{Nemesis, Round};
 use crate::register;
 use crate::say::Voice;
-use crate::trial::Trial;
+use crate::trial::{Records, Trial};
 
 /// Broken promises of one kind that are told in words.
 const SHOWN: usize = 5;
@@ -90,6 +91,7 @@ impl fmt::Display for Summary {
 pub async fn run(trial: &mut Trial, options: Options, voice: Voice) -> anyhow::Result<Summary> {
     let began = Instant::now();
     trial.write(options.writers)?;
+    trial.verify(options.seed)?;
     let mut summary = Summary { seed: options.seed, ..Summary::default() };
     summary.recovered(trial.writable(options.recover_within).await);
     let mut nemesis = Nemesis::new(options.seed, trial.cluster.plan());
@@ -156,7 +158,7 @@ async fn judge(trial: &mut Trial, summary: &mut Summary, voice: Voice) -> anyhow
         Ok(time) => voice.say(format!("whole again after {:.1} s", time.as_secs_f64())),
         Err(error) => summary.broken.push(format!("{error:#}")),
     }
-    let (directly, histories) = trial.end().await?;
+    let Records { directly, histories, verdict } = trial.end().await?;
     let entries = trial.ledger.entries();
     summary.acknowledged = entries.acknowledged.len();
     summary.directly = directly.len();
@@ -191,6 +193,7 @@ async fn judge(trial: &mut Trial, summary: &mut Summary, voice: Voice) -> anyhow
         summary.stale += stale.len();
         summary.broken.extend(stale.into_iter().take(SHOWN));
     }
+    summary.hear(verdict, voice);
     let seen = trial.board.read();
     summary.failovers = seen.failovers();
     let moved = seen.moved_back.iter().map(|what| format!("an observer moved back: {what}"));
@@ -202,6 +205,20 @@ async fn judge(trial: &mut Trial, summary: &mut Summary, voice: Voice) -> anyhow
 }
 
 impl Summary {
+    /// What the judge of `dugong verify` says.
+    fn hear(&mut self, verdict: Option<anyhow::Result<Verdict>>, voice: Voice) {
+        match verdict {
+            Some(Ok(verdict)) => {
+                for line in verdict.text().lines() {
+                    voice.say(format!("verify: {line}"));
+                }
+                self.broken.extend(verdict.charges.into_iter().map(|c| format!("verify: {c}")));
+            }
+            Some(Err(error)) => self.broken.push(format!("verify could not finish: {error:#}")),
+            None => {}
+        }
+    }
+
     fn recovered(&mut self, recovery: anyhow::Result<Duration>) {
         match recovery {
             Ok(time) => self.longest_recovery = self.longest_recovery.max(time),

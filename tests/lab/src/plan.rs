@@ -21,6 +21,7 @@ pub const CONTROLLER: u16 = 8008;
 pub const STORE_CLIENT: u16 = 2379;
 pub const STORE_PEER: u16 = 2380;
 pub const WRITE: u16 = 6432;
+pub const READ: u16 = 6433;
 pub const PROXY_HTTP: u16 = 6434;
 
 /// Members of the store: one may be lost.
@@ -240,7 +241,7 @@ fn proxy(
     let url = |host: &HostId| format!("\"http://{}:{CONTROLLER}\"", network.address(*host));
     let controllers: Vec<String> = hosts.machines.iter().map(url).collect();
     let text = format!(
-        "controllers = [{}]\nlisten = \"{}\"\nwrite_port = {WRITE}\nhttp_port = {PROXY_HTTP}\n",
+        "controllers = [{}]\nlisten = \"{}\"\nwrite_port = {WRITE}\nread_port = {READ}\nhttp_port = {PROXY_HTTP}\n",
         controllers.join(", "),
         network.address(host)
     );

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use dugong_controller::verify::Verdict;
 use dugong_topology::{Phase, Topology};
 use tokio::time::sleep;
 
@@ -20,6 +21,7 @@ use crate::network::HostId;
 use crate::plan::{Plan, Programs, WRITE};
 use crate::register::{self, History, Registers};
 use crate::resident::{Ender, Over, Resident, ending};
+use crate::verifier::{self, Verifier};
 use crate::watcher::{self, Board};
 use crate::writer::{self, Ledger};
 
@@ -45,8 +47,19 @@ pub struct Trial {
     writers: Vec<Resident<()>>,
     direct: Vec<Resident<Vec<DirectAck>>>,
     registers: Registers,
+    verifier: Option<Verifier>,
     over: Over,
     pub cluster: Cluster,
+}
+
+/// What was recorded beside the [`Ledger`].
+#[derive(Debug)]
+pub struct Records {
+    /// What was acknowledged on the machines themselves.
+    pub directly: Vec<DirectAck>,
+    pub histories: Vec<History>,
+    /// None where nobody asked for it; an error where the recorder could not do its work.
+    pub verdict: Option<anyhow::Result<Verdict>>,
 }
 
 /// What is in the tables at the end.
@@ -75,6 +88,7 @@ impl Trial {
             writers: Vec::new(),
             direct: Vec::new(),
             registers: Registers::default(),
+            verifier: None,
             over,
             cluster,
         };
@@ -127,6 +141,16 @@ impl Trial {
     pub async fn sabotage(&self) -> anyhow::Result<()> {
         let order = "alter role current_user set synchronous_commit = local";
         self.ask(async move |client| client.batch_execute(order).await).await
+    }
+
+    /// Lets the recorder of `dugong verify` work beside the others.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started.
+    pub fn verify(&mut self, seed: u64) -> anyhow::Result<()> {
+        self.verifier = Some(verifier::start(&self.cluster, seed, &self.over)?);
+        Ok(())
     }
 
     /// Who has which office, as far as anybody knows; none before the first primary.
@@ -227,26 +251,29 @@ impl Trial {
         )
     }
 
-    /// Ends everybody; returns what was acknowledged on the machines themselves, and what was done
-    /// with the registers.
+    /// Ends everybody; returns what they recorded.
     ///
     /// # Errors
     ///
     /// One of them panicked.
-    pub async fn end(&mut self) -> anyhow::Result<(Vec<DirectAck>, Vec<History>)> {
+    pub async fn end(&mut self) -> anyhow::Result<Records> {
         self.ender.end();
         for writer in std::mem::take(&mut self.writers) {
             writer.end().await?;
         }
-        let mut acknowledged = Vec::new();
+        let mut directly = Vec::new();
         for direct in std::mem::take(&mut self.direct) {
-            acknowledged.extend(direct.end().await?);
+            directly.extend(direct.end().await?);
         }
         for watcher in std::mem::take(&mut self.watchers) {
             watcher.end().await?;
         }
         let histories = std::mem::take(&mut self.registers).end().await?;
-        Ok((acknowledged, histories))
+        let verdict = match self.verifier.take() {
+            Some(verifier) => Some(verifier.end().await?),
+            None => None,
+        };
+        Ok(Records { directly, histories, verdict })
     }
 
     /// Every row that is there.
