@@ -9,6 +9,7 @@ mod failover;
 mod floor;
 mod report;
 mod servers;
+mod watchers;
 
 use clap::{Parser, Subcommand};
 
@@ -23,11 +24,18 @@ struct Options {
 enum Bench {
     /// How long writes pause when the primary is killed, beside a bare chain without a controller.
     Failover(failover::Options),
+    /// What watchers of the topology cost a controller, beside a server that only writes to them.
+    Watchers(watchers::Options),
+    /// The clients of `watchers`.
+    #[command(hide = true)]
+    FollowTopologies(watchers::Following),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
         Bench::Failover(options) => failover::run(&options).await,
+        Bench::Watchers(options) => watchers::run(&options).await,
+        Bench::FollowTopologies(following) => watchers::follow(&following).await,
     }
 }

@@ -20,6 +20,7 @@
 //! **Invariant:** plain data only, no socket and no handle; a key that is not known is an error,
 //! since a misspelt timeout must not be a silent default.
 
+mod dns;
 mod env;
 mod error;
 mod keys;
@@ -35,6 +36,7 @@ use dugong_machine::Bootstrap;
 use dugong_topology::{Address, InstanceId};
 use serde::Deserialize;
 
+pub use dns::DnsConfig;
 pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use network::{Network, NetworkError};
@@ -60,6 +62,8 @@ pub struct Config {
     pub postgres: PostgresConfig,
     pub http: HttpConfig,
     pub store: StoreConfig,
+    /// None: no name server.
+    pub dns: Option<DnsConfig>,
     pub timings: Timings,
 }
 
@@ -133,6 +137,7 @@ struct RawConfig {
     postgres: postgres::RawPostgres,
     http: RawHttp,
     store: store::RawStore,
+    dns: Option<dns::RawDns>,
     #[serde(default)]
     timings: timings::RawTimings,
 }
@@ -169,8 +174,11 @@ impl TryFrom<RawConfig> for Config {
         let postgres = PostgresConfig::try_from(raw.postgres)?;
         refuse_wildcard("http.listen", &raw.http.listen)?;
         if postgres.listen == raw.http.listen {
-            return Err(ConfigProblem::SameListener { listen: postgres.listen });
+            let (key, other) = ("postgres.listen", "http.listen");
+            return Err(ConfigProblem::SameListener { key, other, listen: postgres.listen });
         }
+        let others = [("postgres.listen", &postgres.listen), ("http.listen", &raw.http.listen)];
+        let dns = raw.dns.map(|dns| dns.checked(&instance, &others)).transpose()?;
         Ok(Self {
             cluster,
             instance,
@@ -181,6 +189,7 @@ impl TryFrom<RawConfig> for Config {
             http: HttpConfig { listen: raw.http.listen },
             timings: raw.timings.checked(store.session_ttl)?,
             store,
+            dns,
         })
     }
 }

@@ -12,7 +12,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 10] = [
+const TABLE: [(&str, Kind, &str); 12] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -23,6 +23,8 @@ const TABLE: [(&str, Kind, &str); 10] = [
     ("dugong_writable",                    Kind::Gauge,   "1 while this instance is a primary whose sync has caught up."),
     ("dugong_declarations_total",          Kind::Counter, "Compare-and-swaps of the state record; label: outcome (won, raced, guarded, unknown)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
+    ("dugong_dns_responses_total",         Kind::Counter, "Answers of the name server; label: code (noerror, formerr, servfail, nxdomain, notimp, refused)."),
+    ("dugong_dns_connections_waited_total", Kind::Counter, "Connections to the name server that came while all places were taken."),
 ];
 
 /// Installs the recorder; what it returns renders the scrape.
@@ -99,6 +101,18 @@ pub(crate) fn declared(answer: Answer) {
 /// Counts a renewal that failed.
 pub(crate) fn renewal_failed() {
     metrics::counter!("dugong_session_renewals_failed_total").increment(1);
+}
+
+/// Counts an answer of the name server, by the four bits of its header's code.
+pub(crate) fn name_answered(code: u8) {
+    let names = ["noerror", "formerr", "servfail", "nxdomain", "notimp", "refused"];
+    let code = names.get(usize::from(code)).copied().unwrap_or("other");
+    metrics::counter!("dugong_dns_responses_total", "code" => code).increment(1);
+}
+
+/// Counts a connection to the name server that found no place.
+pub(crate) fn name_waited() {
+    metrics::counter!("dugong_dns_connections_waited_total").increment(1);
 }
 
 #[cfg(test)]

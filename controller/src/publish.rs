@@ -4,9 +4,12 @@
 //! controllers publish the same document for the same revision (R12). Versions only grow.
 
 pub mod desk;
+pub mod dns;
 pub mod http;
 mod patroni;
 mod projection;
+mod services;
+mod wait;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +21,7 @@ use tokio::sync::watch;
 pub use projection::topology;
 
 use crate::store::Reading;
+use services::Services;
 
 /// One topology, ready to be sent to anybody.
 #[derive(Debug)]
@@ -27,6 +31,21 @@ pub struct Published {
     pub json: Bytes,
     /// The document as one event of the stream.
     pub event: Bytes,
+    services: Services,
+}
+
+impl Published {
+    /// Encodes `topology`, which follows `before`.
+    ///
+    /// # Errors
+    ///
+    /// The encoder's own.
+    pub fn new(topology: Topology, before: Option<&Self>) -> Result<Self, serde_json::Error> {
+        let json = serde_json::to_string(&topology)?;
+        let event = Bytes::from(stream::event(&json));
+        let services = Services::new(&topology, before.map(|before| &before.services))?;
+        Ok(Self { topology, json: Bytes::from(json), event, services })
+    }
 }
 
 /// The newest topology; none before the store was first read.
@@ -62,11 +81,10 @@ fn send(sender: &watch::Sender<Option<Arc<Published>>>, mut topology: Topology) 
     }
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     topology.published_at_ms = u64::try_from(since_1970.as_millis()).ok();
-    match serde_json::to_string(&topology) {
-        Ok(json) => {
-            let event = Bytes::from(stream::event(&json));
-            let json = Bytes::from(json);
-            sender.send_replace(Some(Arc::new(Published { topology, json, event })));
+    let before = sender.borrow().clone();
+    match Published::new(topology, before.as_deref()) {
+        Ok(published) => {
+            sender.send_replace(Some(Arc::new(published)));
         }
         Err(error) => tracing::error!(%error, "a topology could not be encoded"),
     }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dugong_machine::{Bootstrap, Settings, State};
 use dugong_topology::Address;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::desk::Desk;
+use crate::publish::dns::{NameServer, Zone};
 use crate::publish::http::{self, Pages};
 use crate::{lifeline, metrics, postgres, publish};
 
@@ -111,6 +113,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    raise_file_limit();
     // The main thread lives as long as the process does: what depends on its life is bound here.
     lifeline::follow_parent().map_err(Failure::runtime)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -121,10 +124,20 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     runtime.block_on(control(config))
 }
 
+/// A descriptor for each who watches: the usual soft limit of 1024 is no number of proxies.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
+}
+
 async fn control(config: Config) -> Result<(), Failure> {
     let orders = orders_by_signal().map_err(Failure::runtime)?;
     let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
+    let name_server = bind_name_server(&config).await?;
     let store = backend::open(&config)?;
     let metrics =
         metrics::install(config.instance.as_str(), &config.cluster).map_err(Failure::runtime)?;
@@ -144,6 +157,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let desk = Desk { store: store.clone(), password };
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
+    name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
     let http = tokio::spawn(http::serve(listener, pages, desk));
@@ -217,6 +231,16 @@ fn postgres_settings(
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,
     }
+}
+
+/// Its service goes on whatever becomes of its sockets, and ends with the controller.
+async fn bind_name_server(config: &Config) -> Result<Option<NameServer>, Failure> {
+    let Some(dns) = &config.dns else { return Ok(None) };
+    let ttl_secs = u32::try_from(dns.ttl.as_secs()).map_err(Failure::runtime)?;
+    let zone = Zone::new(&dns.zone, &config.cluster, ttl_secs).map_err(Failure::runtime)?;
+    let server = NameServer::bind(&dns.listen, zone).await.map_err(Failure::runtime)?;
+    tracing::info!(zone = dns.zone, listen = %dns.listen, "name server");
+    Ok(Some(server))
 }
 
 async fn listen(address: &Address) -> Result<TcpListener, Failure> {

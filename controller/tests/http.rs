@@ -2,6 +2,11 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "http/manual.rs"]
+mod manual;
+#[path = "http/services.rs"]
+mod services;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -59,9 +64,7 @@ fn cluster(revision: u64) -> Topology {
 }
 
 fn published(topology: Topology) -> Option<Arc<Published>> {
-    let json = serde_json::to_string(&topology).unwrap();
-    let event = Bytes::from(stream::event(&json));
-    Some(Arc::new(Published { topology, json: Bytes::from(json), event }))
+    Some(Arc::new(Published::new(topology, None).unwrap()))
 }
 
 fn metrics() -> PrometheusHandle {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dugong_topology::Address;
+use dugong_topology::{Address, InstanceId};
 
 /// A configuration file that is refused: a sentence that begins with the file's name.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +76,23 @@ pub enum ConfigProblem {
         limit: Duration,
         reason: &'static str,
     },
-    #[error("postgres.listen and http.listen are both {listen}: give each a port of its own")]
-    SameListener { listen: Address },
+    #[error("{key} and {other} are both {listen}: give each a port of its own")]
+    SameListener { key: &'static str, other: &'static str, listen: Address },
+    #[error(
+        "dns.zone = \"{text}\" is no zone: write labels of letters, digits and dashes with dots \
+         between them, at most 120 characters, as in dugong.internal"
+    )]
+    Zone { text: String },
+    #[error(
+        "instance = \"{instance}\" is what the zone calls a role: give the instance another name, \
+         or remove [dns]"
+    )]
+    InstanceLikeRole { instance: InstanceId },
+    #[error(
+        "{key} = \"{listen}\" is within the zone \"{zone}\", which is answered from such addresses: \
+         write an address, or a name outside of the zone"
+    )]
+    WithinZone { key: &'static str, listen: Address, zone: String },
     #[error("{key} = \"{listen}\" is a wildcard: others are told this address, so name one")]
     Wildcard { key: &'static str, listen: Address },
     #[error(

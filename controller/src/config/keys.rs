@@ -6,14 +6,15 @@ use super::error::{ConfigProblem, Nearest};
 
 /// Sections with their keys, the top of the file first, in the order of the manual.
 #[rustfmt::skip]
-pub(super) const SECTIONS: [(&str, &[&str]); 5] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 6] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
-           "postgres", "http", "store", "timings"]),
+           "postgres", "http", "store", "dns", "timings"]),
     ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "settings"]),
     ("http", &["listen"]),
     ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",
                 "request_timeout", "session_ttl"]),
+    ("dns", &["listen", "zone", "ttl"]),
     ("timings", &["link_ttl", "heartbeat_interval", "sync_timeout", "restart_after",
                   "stuck_after", "forget_after"]),
 ];

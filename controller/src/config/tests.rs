@@ -36,6 +36,11 @@ kind = "sqlite"
 path = "/srv/dugong/store.db"
 session_ttl = "4s"
 
+[dns]
+listen = "127.0.0.1:53"
+zone = "DB.internal."
+ttl = "2s"
+
 [timings]
 link_ttl = "3s"
 heartbeat_interval = "250ms"
@@ -89,6 +94,7 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
+    assert_eq!(config.dns.unwrap().zone, "db.internal");
     let file: toml::Table = toml::from_str(WHOLE).unwrap();
     let etcd: toml::Table = toml::from_str(ETCD).unwrap();
     for (section, keys) in keys::SECTIONS {
@@ -115,6 +121,10 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.postgres.networks, []);
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
+    assert_eq!(config.dns, None);
+    let short = "[dns]\nlisten = \"0.0.0.0:53\"\nzone = \"db\"";
+    let dns = Config::parse(&format!("{SMALLEST}{short}")).unwrap().dns.unwrap();
+    assert_eq!(dns.ttl, Duration::from_secs(1));
     assert_eq!(config.timings.heartbeat_interval, Duration::from_millis(500));
     let path = "/srv/dugong/store.db".into();
     assert_eq!(config.store.backend, StoreBackend::Sqlite { path });
@@ -169,6 +179,15 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("restart_after = \"6s\"",           "restart_after = \"4s\"",         "beside timings.restart_after = \"4s\""),
         ("stuck_after = \"1min\"",           "stuck_after = \"1s\"",           "beside timings.stuck_after = \"1s\""),
         ("forget_after = \"1day\"",          "forget_after = \"1s\"",          "beside timings.forget_after = \"1s\""),
+        ("127.0.0.1:53",                     "127.0.0.1:20011",                "http.listen and dns.listen are both 127.0.0.1:20011"),
+        ("\"2s\"",                           "\"0s\"",                         "dns.ttl = \"0s\" is out of range: 1s to 1h"),
+        ("\"2s\"",                           "\"2h\"",                         "out of range"),
+        ("DB.internal.",                     "",                               "dns.zone = \"\" is no zone"),
+        ("DB.internal.",                     "db..internal",                   "is no zone"),
+        ("DB.internal.",                     "-db.internal",                   "is no zone"),
+        ("DB.internal.",                     "db_1.internal",                  "is no zone"),
+        ("\"pg-1\"",                         "\"replica\"",                    "instance = \"replica\" is what the zone calls a role"),
+        ("127.0.0.1:20001",                  "pg-1.orders.db.INTERNAL:20001",  "postgres.listen = \"pg-1.orders.db.INTERNAL:20001\" is within the zone"),
         ("[http]",                           "[http",                          "line 18: "),
     ];
     for (from, to, expected) in cases {

@@ -24,11 +24,13 @@ use tokio::sync::watch;
 use super::Topologies;
 use super::desk::{self, Desk};
 use super::patroni::{Check, parse_lag};
+use super::services;
+use super::wait::{RawWait, UNCHANGED, Wait, Waited, etag};
 use crate::clock::Clock;
 use crate::driver::Local;
 
 /// A quiet stream says at least this often that it is alive; the contract promises 5 s.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(4);
+pub(super) const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(4);
 
 /// A machine that has not stepped for this long is hung: it steps at least every 50 ms.
 const HUNG_AFTER: Duration = Duration::from_secs(10);
@@ -82,7 +84,7 @@ fn router(pages: Pages) -> Router {
         let answer = move |State(pages): State<Arc<Pages>>| async move { answer(&pages, check) };
         router = router.route(path, checked(answer));
     }
-    router.fallback(not_found).with_state(Arc::new(pages))
+    router.merge(services::pages::router()).fallback(not_found).with_state(Arc::new(pages))
 }
 
 /// Load balancers ask with any of the three.
@@ -94,11 +96,18 @@ where
     on(MethodFilter::GET.or(MethodFilter::HEAD).or(MethodFilter::OPTIONS), handler)
 }
 
-async fn topology(State(pages): State<Arc<Pages>>) -> Response {
-    let newest = pages.topologies.borrow().clone();
-    match newest {
-        Some(published) => json(StatusCode::OK, published.json.clone()),
-        None => unavailable(&pages),
+async fn topology(State(pages): State<Arc<Pages>>, Query(raw): Query<RawWait>) -> Response {
+    let wait = match Wait::try_from(raw) {
+        Ok(wait) => wait,
+        Err(why) => return error(StatusCode::BAD_REQUEST, &why),
+    };
+    match wait.on(&pages.topologies, |published| published.topology.version()).await {
+        Waited::Ready(published) => {
+            let version = published.topology.version();
+            (etag(version), json(StatusCode::OK, published.json.clone())).into_response()
+        }
+        Waited::Unchanged => UNCHANGED.into_response(),
+        Waited::Unread => unavailable(&pages),
     }
 }
 
@@ -197,12 +206,12 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> String {
 async fn not_found() -> Response {
     error(
         StatusCode::NOT_FOUND,
-        "no such path; see /v1/topology, /v1/topology/watch, /v1/health, /primary, /replica, \
+        "no such path; see /v1/topology, /v1/topology/watch, /v1/services, /v1/health, /primary, /replica, \
          /sync, /async, /read-write, /read-only, /leader, /health, /liveness, /readiness, /metrics; operators use the command `dugong`",
     )
 }
 
-fn unavailable(pages: &Pages) -> Response {
+pub(super) fn unavailable(pages: &Pages) -> Response {
     let local = pages.local.borrow().clone();
     let why = local.store_trouble.unwrap_or_else(|| "the store was not read yet".to_owned());
     error(StatusCode::SERVICE_UNAVAILABLE, &why)
@@ -219,6 +228,6 @@ pub(super) fn encode(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response {
+pub(super) fn json(status: StatusCode, body: Bytes) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
