@@ -1,13 +1,15 @@
 # The two commands of the README are `make demo` and `make test`.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint simulate model bench
+.PHONY: help demo test build lint simulate model bench partition
 
 help:
 	@echo 'make demo       install what is missing, build, run a cluster of three on this machine'
 	@echo 'make test       install what the tests need, run every test against real servers, simulate'
 	@echo 'make simulate   clusters in virtual time, with new faults, until a promise breaks or Ctrl-C'
 	@echo 'make model      every interleaving of a cluster of three with two faults (hours), then of four (30 minutes)'
+	@echo 'make partition  a cluster on hosts of its own (network namespaces; root), and a nemesis between them:'
+	@echo '                SECONDS_RUN=180, SEED=any one'
 	@echo 'make build      build the programs (target/release)'
 	@echo 'make lint       formatting, lints, directions of dependencies'
 	@echo 'make bench      how long writes pause in a failover, beside a floor of the same run'
@@ -35,6 +37,13 @@ simulate:
 model:
 	cargo run --release --package dugong-model -- --faults 2 --one-by-one
 	cargo run --release --package dugong-model -- --instances 4 --minutes 30
+
+SECONDS_RUN ?= 180
+
+partition:
+	@.ci/install test
+	cargo build --release --bins
+	cargo run --release --package dugong-lab -- partition --seconds $(SECONDS_RUN) $(if $(SEED),--seed $(SEED))
 
 build:
 	cargo build --release --bins

@@ -19,3 +19,4 @@ pub mod run;
 pub mod secret;
 mod session;
 pub mod store;
+pub mod verify;

@@ -1,5 +1,5 @@
 //! What an operator asks of a cluster: its state, its history, how to connect;
-//! another primary, and whether roles change by themselves.
+//! another primary, and whether roles change by themselves; and whether it keeps its promises.
 
 mod caller;
 pub mod client;
@@ -12,3 +12,4 @@ pub mod reach;
 pub mod status;
 pub mod switchover;
 mod table;
+pub mod verify;

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
-use dugong_controller::operator::{dsn, freeze, history, init, promote, status, switchover};
+use dugong_controller::operator::{
+    dsn, freeze, history, init, promote, status, switchover, verify,
+};
 use dugong_controller::run::Failure;
 
 /// PostgreSQL that stays up: runs a cluster on this machine, and shows any cluster's state.
@@ -46,6 +48,8 @@ enum What {
     Freeze(freeze::FreezeOptions),
     /// Let roles change by themselves again.
     Unfreeze(freeze::UnfreezeOptions),
+    /// Write and read while you break things; then prove or refute that every promise held.
+    Verify(verify::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +80,7 @@ fn run(what: What) -> Result<(), Failure> {
             wait_for(promote::promote(&options, std::io::stdin().lock(), print))
         }
         What::Freeze(options) => wait_for(freeze::freeze(&options)).map(|words| print(&words)),
+        What::Verify(options) => wait_for(verify::verify(&options, print)),
         What::Unfreeze(options) => wait_for(freeze::unfreeze(&options)).map(|words| print(&words)),
     }
 }
