@@ -47,8 +47,19 @@ pub struct Config {
 /// Where the topology comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    Controllers(Vec<ControllerUrl>),
+    Controllers { urls: Vec<ControllerUrl>, trust: Trust },
     Fixed { primary: Address, replicas: Vec<Address> },
+}
+
+/// Files that say which controllers are believed, and what they are told about us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// The certificates (PEM) that https:// controllers are verified by.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key (PEM).
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The token for reading, in a file of mode 0600.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Standbys whose lag is more, or unknown, take no reads.
@@ -82,6 +93,18 @@ pub struct Settings {
     /// A controller of the cluster; repeat it, best for all of them
     #[arg(long = "controller", value_name = "URL")]
     pub controllers: Vec<ControllerUrl>,
+    /// The certificates (PEM) that https:// controllers are verified by
+    #[arg(long, value_name = "FILE")]
+    pub controller_ca: Option<PathBuf>,
+    /// Our own certificate (PEM) for controllers, where their client_ca trusts it
+    #[arg(long, value_name = "FILE")]
+    pub controller_cert: Option<PathBuf>,
+    /// Its key (PEM), in a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub controller_key: Option<PathBuf>,
+    /// The token that controllers ask of whoever reads, in a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub controller_token_file: Option<PathBuf>,
     /// Instead of controllers: the one server that takes writes
     #[arg(long, value_name = "HOST:PORT")]
     pub primary: Option<Address>,
@@ -131,8 +154,12 @@ pub struct Settings {
 }
 
 /// Every key of the file, for the nearest one to a misspelt one.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 19] = [
     "controllers",
+    "controller_ca",
+    "controller_cert",
+    "controller_key",
+    "controller_token_file",
     "primary",
     "replicas",
     "listen",
@@ -167,6 +194,12 @@ pub enum ConfigError {
     TwoSources,
     #[error("replicas need a primary beside them: add --primary HOST:PORT")]
     ReplicasAlone,
+    #[error("{url}: controller_ca must name the certificates that it is verified by")]
+    NoCa { url: ControllerUrl },
+    #[error("controller_cert and controller_key belong together")]
+    HalfIdentity,
+    #[error("{url}: the token of controller_token_file would be sent in clear; write https://")]
+    TokenInClear { url: ControllerUrl },
     #[error("{key} must be longer than nothing")]
     Zero { key: &'static str },
     #[error("{first} and {second} are both {port}: each listener needs a port of its own")]
@@ -228,6 +261,10 @@ impl Settings {
             controllers,
             primary,
             replicas,
+            controller_ca: self.controller_ca.or(file.controller_ca),
+            controller_cert: self.controller_cert.or(file.controller_cert),
+            controller_key: self.controller_key.or(file.controller_key),
+            controller_token_file: self.controller_token_file.or(file.controller_token_file),
             listen: self.listen.or(file.listen),
             write_port: self.write_port.or(file.write_port),
             read_port: self.read_port.or(file.read_port),
@@ -260,7 +297,17 @@ impl TryFrom<Settings> for Config {
             (false, Some(_)) => return Err(ConfigError::TwoSources),
             (_, None) if !said.replicas.is_empty() => return Err(ConfigError::ReplicasAlone),
             (true, None) => return Err(ConfigError::NoSource),
-            (false, None) => Source::Controllers(said.controllers),
+            (false, None) => {
+                let identity = match (said.controller_cert, said.controller_key) {
+                    (Some(cert), Some(key)) => Some((cert, key)),
+                    (None, None) => None,
+                    (Some(_), None) | (None, Some(_)) => return Err(ConfigError::HalfIdentity),
+                };
+                let (ca, token_file) = (said.controller_ca, said.controller_token_file);
+                let trust = Trust { ca, identity, token_file };
+                trust.fits(&said.controllers)?;
+                Source::Controllers { urls: said.controllers, trust }
+            }
             (true, Some(primary)) => Source::Fixed { primary, replicas: said.replicas },
         };
         let seconds = |said: Option<Duration>, default| match said {
@@ -286,6 +333,21 @@ impl TryFrom<Settings> for Config {
         };
         config.check_relations()?;
         Ok(config)
+    }
+}
+
+impl Trust {
+    fn fits(&self, urls: &[ControllerUrl]) -> Result<(), ConfigError> {
+        for url in urls {
+            let here = url.address().host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            if url.is_secure() && self.ca.is_none() {
+                return Err(ConfigError::NoCa { url: url.clone() });
+            }
+            if !url.is_secure() && !here && self.token_file.is_some() {
+                return Err(ConfigError::TokenInClear { url: url.clone() });
+            }
+        }
+        Ok(())
     }
 }
 

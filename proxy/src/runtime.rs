@@ -17,12 +17,13 @@ use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
 use crate::cancel::Cancels;
-use crate::config::{Config, Source};
+use crate::config::{Config, Source, Trust};
 use crate::gate::Gate;
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Gauges};
 use crate::rarely::Rarely;
 use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::watch::access::{Access, AccessError};
 use crate::watch::{self, Board, Sources, Topologies};
 
 /// What a connection can reach besides its own sockets.
@@ -52,6 +53,8 @@ pub enum Finished {
 /// Why the proxy could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error(
         "port {} of {} is in use by another program: end that one, or choose another port with \
          --{flag}", address.port(), address.ip()
@@ -92,7 +95,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let prometheus = metrics::install()?;
     let (stage, shutdown) = Shutdown::new();
     let mut duties = JoinSet::new();
-    let (topologies, sources) = watch_topology(&config.source, &mut duties);
+    let (topologies, sources) = watch_topology(&config.source, &mut duties)?;
     let gauges = Arc::<Gauges>::default();
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
@@ -144,18 +147,21 @@ async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, drain_timeout: 
 }
 
 /// Starts to learn the topology.
-fn watch_topology(source: &Source, duties: &mut JoinSet<()>) -> (Topologies, Arc<Sources>) {
+fn watch_topology(
+    source: &Source,
+    duties: &mut JoinSet<()>,
+) -> Result<(Topologies, Arc<Sources>), AccessError> {
     let (mut board, topologies) = Board::new();
-    let controllers = match source {
-        Source::Controllers(controllers) => controllers.clone(),
+    let (controllers, access) = match source {
+        Source::Controllers { urls, trust } => (urls.clone(), Access::load(trust)?),
         Source::Fixed { primary, replicas } => {
             board.judge(watch::fixed(primary.clone(), replicas.clone()));
-            Vec::new()
+            (Vec::new(), Access::load(&Trust::default())?)
         }
     };
     let sources = Arc::new(Sources { configured: controllers.len(), ..Sources::default() });
-    duties.spawn(watch::run(controllers, board, Arc::clone(&sources)));
-    (topologies, sources)
+    duties.spawn(watch::run(controllers, access, board, Arc::clone(&sources)));
+    Ok((topologies, sources))
 }
 
 /// Without it, histograms would grow until the next scrape.

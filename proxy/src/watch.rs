@@ -8,6 +8,7 @@
 //! one cluster. A source that is slow, stale or dead changes nothing; without any, the last document
 //! stays: the primary fences itself, so that this is safe.
 
+pub mod access;
 mod source;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::config::ControllerUrl;
 use crate::metrics;
+use crate::watch::access::Access;
 use crate::watch::source::{Heard, Push};
 
 /// What connections watch.
@@ -43,11 +45,21 @@ pub struct Sources {
 const QUEUE: usize = 16;
 
 /// Watches the controllers for ever. Without any, keeps what the board has.
-pub async fn run(controllers: Vec<ControllerUrl>, mut board: Board, sources: Arc<Sources>) {
+pub async fn run(
+    controllers: Vec<ControllerUrl>,
+    access: Access,
+    mut board: Board,
+    sources: Arc<Sources>,
+) {
     let (sender, mut heard) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     for controller in controllers {
-        tasks.spawn(source::follow(controller, sender.clone(), Arc::clone(&sources)));
+        tasks.spawn(source::follow(
+            controller,
+            access.clone(),
+            sender.clone(),
+            Arc::clone(&sources),
+        ));
     }
     // Kept while the board is needed, also without a source.
     let _sender = sender;

@@ -28,7 +28,10 @@ fn a_file_says_everything_that_flags_can() {
     .unwrap();
     let urls = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"];
     let expected = Config {
-        source: Source::Controllers(urls.map(|url| url.parse().unwrap()).to_vec()),
+        source: Source::Controllers {
+            urls: urls.map(|url| url.parse().unwrap()).to_vec(),
+            trust: Trust::default(),
+        },
         listen: "0.0.0.0".parse().unwrap(),
         write_port: 1,
         read_port: 2,
@@ -58,7 +61,9 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("replicas = [\"a:1\"]",                    "replicas need a primary"),
         ("controllers = [\"http://a:1\"]\nprimary = \"a:1\"", "exclude each other"),
         ("controllers = [\"a:1\"]",                 "write http://HOST:PORT"),
-        ("controllers = [\"https://a:1\"]",         "https is not supported yet"),
+        ("controllers = [\"https://a:1\"]",         "controller_ca must name the certificates"),
+        ("controllers = [\"http://a:1\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
+        ("controllers = [\"http://a:1\"]\ncontroller_cert = \"/t\"", "belong together"),
         ("primary = \"a:1\"\nconnect_timeout = \"0s\"", "connect_timeout must be longer"),
         ("primary = \"a:1\"\nread_port = 6432",     "write_port and read_port are both 6432"),
         ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),

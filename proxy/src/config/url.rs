@@ -6,24 +6,30 @@ use std::str::FromStr;
 use dugong_topology::Address;
 use serde::Deserialize;
 
-/// `http://host:port`; the paths below it are ours to choose.
+/// `http://host:port` or `https://host:port`; the paths below it are ours to choose.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
-pub struct ControllerUrl(Address);
+pub struct ControllerUrl {
+    secure: bool,
+    address: Address,
+}
 
 /// A text that is no controller's URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControllerUrlError {
-    #[error("{text:?} is no URL of a controller: write http://HOST:PORT")]
+    #[error("{text:?} is no URL of a controller: write http://HOST:PORT or https://HOST:PORT")]
     Malformed { text: String },
-    #[error("{text:?}: https is not supported yet, write http://HOST:PORT")]
-    Https { text: String },
 }
 
 impl ControllerUrl {
     /// Where the controller listens.
     pub fn address(&self) -> &Address {
-        &self.0
+        &self.address
+    }
+
+    /// Whether it is asked over TLS.
+    pub fn is_secure(&self) -> bool {
+        self.secure
     }
 }
 
@@ -31,16 +37,15 @@ impl FromStr for ControllerUrl {
     type Err = ControllerUrlError;
 
     fn from_str(text: &str) -> Result<Self, ControllerUrlError> {
-        let text_owned = || text.to_owned();
-        if text.starts_with("https://") {
-            return Err(ControllerUrlError::Https { text: text_owned() });
-        }
-        text.strip_prefix("http://")
-            .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-            .filter(|rest| !rest.contains(['/', '?', '#', '@']))
-            .and_then(|rest| rest.parse().ok())
-            .map(Self)
-            .ok_or_else(|| ControllerUrlError::Malformed { text: text_owned() })
+        let schemes = [(false, "http://"), (true, "https://")];
+        let parts = schemes
+            .into_iter()
+            .find_map(|(secure, scheme)| Some((secure, text.strip_prefix(scheme)?)))
+            .map(|(secure, rest)| (secure, rest.strip_suffix('/').unwrap_or(rest)))
+            .filter(|(_, rest)| !rest.contains(['/', '?', '#', '@']));
+        parts
+            .and_then(|(secure, rest)| Some(Self { secure, address: rest.parse().ok()? }))
+            .ok_or_else(|| ControllerUrlError::Malformed { text: text.to_owned() })
     }
 }
 
@@ -54,7 +59,8 @@ impl TryFrom<String> for ControllerUrl {
 
 impl fmt::Display for ControllerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.0)
+        let scheme = if self.secure { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address)
     }
 }
 
@@ -72,7 +78,8 @@ mod tests {
             ("http://127.0.0.1:8001/v1",    None), // a path
             ("http://127.0.0.1",            None), // no port
             ("127.0.0.1:8001",              None), // no scheme
-            ("https://127.0.0.1:8001",      None),
+            ("https://127.0.0.1:8001",      Some("https://127.0.0.1:8001")),
+            ("ftp://127.0.0.1:8001",        None),
             ("http://me@127.0.0.1:8001",    None), // a user
             ("",                            None),
         ];

@@ -16,20 +16,18 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::config::ControllerUrl;
 use crate::metrics;
-use crate::socket;
 use crate::watch::Sources;
+use crate::watch::access::{Access, NoConnection};
 
 const PATH: &str = "/v1/topology/watch";
 
 /// Controllers send a comment every 5 s at least.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// Between two tries: doubled from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -55,12 +53,10 @@ pub(super) enum Push {
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("no connection within {CONNECT_MAX:?}")]
-    ConnectTimeout,
-    #[error("no connection: {0}")]
-    Connect(std::io::Error),
-    #[error("the answer was {0}")]
-    Status(StatusCode),
+    #[error(transparent)]
+    Connect(#[from] NoConnection),
+    #[error("the answer was {status}{}", advice(*status))]
+    Status { status: StatusCode },
     #[error("nothing came for {SILENCE_MAX:?}")]
     Silence,
     #[error("it closed the stream")]
@@ -76,9 +72,21 @@ enum Lost {
     Unheard,
 }
 
+fn advice(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => ": controller_token_file must have the controllers' token",
+        _ => "",
+    }
+}
+
 /// Follows one controller for ever.
-pub(super) async fn follow(from: ControllerUrl, to: mpsc::Sender<Heard>, sources: Arc<Sources>) {
-    let mut link = Link { from, to, sources, stands: false };
+pub(super) async fn follow(
+    from: ControllerUrl,
+    access: Access,
+    to: mpsc::Sender<Heard>,
+    sources: Arc<Sources>,
+) {
+    let mut link = Link { from, access, to, sources, stands: false };
     let mut pause = PAUSE_MIN;
     let mut complained = false;
     loop {
@@ -104,6 +112,7 @@ pub(super) async fn follow(from: ControllerUrl, to: mpsc::Sender<Heard>, sources
 /// The connection to one controller, and whether it stands.
 struct Link {
     from: ControllerUrl,
+    access: Access,
     to: mpsc::Sender<Heard>,
     sources: Arc<Sources>,
     stands: bool,
@@ -113,12 +122,7 @@ impl Link {
     /// Connects and reads until the stream ends, which it always does with a reason.
     async fn read_stream(&mut self) -> Result<Infallible, Lost> {
         let address = self.from.address().clone();
-        let connecting = TcpStream::connect((address.host.as_str(), address.port));
-        let stream = timeout(CONNECT_MAX, connecting)
-            .await
-            .map_err(|_| Lost::ConnectTimeout)?
-            .map_err(Lost::Connect)?;
-        socket::prepare(&stream).map_err(Lost::Connect)?;
+        let stream = self.access.connect(&self.from).await?;
         let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // The connection only moves bytes while it is polled; how it ended, the reader learns.
         let moving = async {
@@ -139,15 +143,18 @@ impl Link {
         mut requests: http1::SendRequest<Empty<Bytes>>,
         host: &Address,
     ) -> Result<Infallible, Lost> {
-        let request = Request::get(PATH)
+        let mut request = Request::get(PATH)
             .header(header::HOST, host.to_string())
             .header(header::ACCEPT, stream::CONTENT_TYPE)
             .body(Empty::new())?;
+        if let Some(token) = self.access.token() {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
         let response = timeout(SILENCE_MAX, requests.send_request(request))
             .await
             .map_err(|_| Lost::Silence)??;
         if response.status() != StatusCode::OK {
-            return Err(Lost::Status(response.status()));
+            return Err(Lost::Status { status: response.status() });
         }
         self.read_events(response.into_body()).await
     }

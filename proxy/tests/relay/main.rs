@@ -16,5 +16,6 @@ mod proxy;
 mod failover;
 mod handshake;
 mod hold;
+mod https;
 mod process;
 mod sessions;
