@@ -12,7 +12,7 @@
 
 mod client;
 mod connection;
-mod dice;
+pub(super) mod dice;
 mod look;
 mod reader;
 mod shared;
