@@ -117,7 +117,7 @@ fn recording(options: &Options, seed: u64) -> Recording {
     let room = u64::from(options.seconds) * 1_000_000 * clients / OPERATIONS_MAX;
     Recording {
         clients: options.clients,
-        registers: options.registers.unwrap_or(options.clients.max(defaults.registers)),
+        registers: options.registers.unwrap_or_else(|| options.clients.max(defaults.registers)),
         seed,
         pace: defaults.pace.max(Duration::from_micros(room + room / 10)),
         remains: if options.keep { Remains::Kept } else { Remains::Dropped },

@@ -67,9 +67,10 @@ async fn ctrl_c_ends_it_early_and_a_conviction_is_status_1() {
 async fn what_cannot_run_is_status_2() {
     let server = Server::start(&[]).await;
     let nobody = server.dsn().replace("user=postgres", "user=nobody_here");
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&[], "DSN"),
         (&["nonsense"], "the write address"),
+        (&["host=127.0.0.1 sslmode=verify-full"], "sslmode"),
         (&["host=127.0.0.1 sslmode=require"], "sslmode"),
         (&["host=127.0.0.1", "--clients=0"], "--clients"),
         (&[&nobody], "nobody_here"),
