@@ -1,7 +1,7 @@
 //! One row, and what may have become of it.
 
 use super::*;
-use crate::verify::history::{ClientId, Glance, Look, Operation};
+use crate::verify::history::{ClientId, Glance, Look};
 use crate::verify::outcome::Cause;
 
 const ROW: Row = Row { writer: ClientId(1), number: 7 };
