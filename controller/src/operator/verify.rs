@@ -45,10 +45,10 @@ pub struct Options {
     /// What the clients do follows from it; without it, another one each time.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Registers that are read, written, compared and set at a time.
-    #[arg(long, default_value_t = 4,
-          value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
-    pub registers: u16,
+    /// Registers that are read, written, compared and set at a time: as many as clients, but 4 at
+    /// least. The fewer, the more their histories prove, and the longer a proof takes.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    pub registers: Option<u16>,
     /// Leave the tables where they are.
     #[arg(long)]
     pub keep: bool,
@@ -117,7 +117,7 @@ fn recording(options: &Options, seed: u64) -> Recording {
     let room = u64::from(options.seconds) * 1_000_000 * clients / OPERATIONS_MAX;
     Recording {
         clients: options.clients,
-        registers: options.registers,
+        registers: options.registers.unwrap_or_else(|| options.clients.max(defaults.registers)),
         seed,
         pace: defaults.pace.max(Duration::from_micros(room + room / 10)),
         remains: if options.keep { Remains::Kept } else { Remains::Dropped },

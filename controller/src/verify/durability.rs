@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::history::{Action, History, Moment, Row};
+use super::history::{Action, History, Moment, Operation, Row};
 use super::outcome::Outcome;
 
 /// How many rows of a kind are named.
@@ -58,7 +58,8 @@ impl Rows {
 /// Judges every row of a run. Without a last look there is nothing to hold it against.
 #[must_use]
 pub fn examine(history: &History) -> Durability {
-    let mut found = Durability::default();
+    let acknowledged = history.operations.iter().filter(|operation| is_kept(operation)).count();
+    let mut found = Durability { acknowledged, ..Durability::default() };
     let Some(last) = history.looks.last() else {
         return found;
     };
@@ -76,7 +77,6 @@ pub fn examine(history: &History) -> Durability {
         tried.insert(row);
         match operation.outcome {
             Outcome::Acknowledged => {
-                found.acknowledged += 1;
                 if missing(row) {
                     found.lost.add(row, operation.returned);
                 }
@@ -114,6 +114,11 @@ pub fn examine(history: &History) -> Durability {
     }
     found.there = last.rows.len();
     found
+}
+
+/// Whether it is a row that is promised to stay.
+fn is_kept(operation: &Operation) -> bool {
+    matches!(operation.action, Action::Append(_)) && operation.outcome == Outcome::Acknowledged
 }
 
 /// Rows that anybody has read while it ran, and when first.

@@ -28,7 +28,9 @@ pub fn measure(history: &History) -> Vec<Pause> {
     let acknowledged = history.operations.iter().filter(|operation| {
         operation.action.is_write() && operation.outcome == Outcome::Acknowledged
     });
-    let mut moments: Vec<Moment> = acknowledged.map(|operation| operation.returned).collect();
+    // Answers that came while the clients were ending prove no pause.
+    let returned = acknowledged.map(|operation| operation.returned);
+    let mut moments: Vec<Moment> = returned.filter(|at| *at <= history.ended).collect();
     moments.push(Moment(0));
     moments.push(history.ended);
     moments.sort_unstable();
@@ -61,6 +63,7 @@ mod tests {
             operation(10, append(1), Outcome::Acknowledged),
             operation(30, read, Outcome::Acknowledged),
             operation(20, append(3), Outcome::Unknown(Cause::Silence)),
+            operation(120, append(4), Outcome::Acknowledged),
         ];
         let found: Vec<(u64, u128)> =
             measure(&history).iter().map(|pause| (pause.began.0, pause.ms.as_nanos())).collect();

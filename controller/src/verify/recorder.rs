@@ -12,12 +12,13 @@
 
 mod client;
 mod connection;
-mod dice;
+pub(super) mod dice;
 mod look;
 mod reader;
 mod shared;
 mod tables;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,8 +48,8 @@ pub struct Addresses {
 /// A connection string that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    #[error("{which} address: {source}")]
-    Unreadable { which: &'static str, source: tokio_postgres::Error },
+    #[error("{which} address: {why}")]
+    Unreadable { which: &'static str, why: String },
     /// Not supported by the recorder's clients.
     #[error("{which} address: sslmode=require is not supported; try sslmode=prefer")]
     Tls { which: &'static str },
@@ -67,7 +68,11 @@ impl Addresses {
 }
 
 fn parse(which: &'static str, dsn: &str) -> Result<Config, AddressError> {
-    let unreadable = |source| AddressError::Unreadable { which, source };
+    // The library's own words for the whole say less than those for the cause.
+    let unreadable = |error: tokio_postgres::Error| {
+        let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        AddressError::Unreadable { which, why }
+    };
     let mut config: Config = dsn.parse().map_err(unreadable)?;
     if config.get_ssl_mode() == SslMode::Require {
         return Err(AddressError::Tls { which });

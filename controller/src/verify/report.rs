@@ -33,7 +33,7 @@ impl Verdict {
         causes(out, "refused", &self.writes.refused)?;
         causes(out, "unknown", &self.writes.unknown)?;
         causes(out, "failed reads", &self.failed_reads)?;
-        causes(out, "no connection", &self.failed_connects)?;
+        causes(out, "not connected", &self.failed_connects)?;
         let rows = &self.durability;
         writeln!(
             out,
@@ -119,7 +119,7 @@ fn causes(out: &mut String, name: &str, counts: &BTreeMap<Cause, u64>) -> fmt::R
         return Ok(());
     }
     let each = counts.iter().map(|(cause, count)| count_of(*count, cause));
-    writeln!(out, "  {name:<13}{}", each.collect::<Vec<_>>().join(", "))
+    writeln!(out, "  {name:<14}{}", each.collect::<Vec<_>>().join(", "))
 }
 
 fn count_of(count: u64, what: &impl Display) -> String {

@@ -126,6 +126,11 @@ enum Edge {
 /// Whether one register that was never written before behaved.
 #[must_use]
 pub fn search(steps: &[Step]) -> Answer {
+    search_within(steps, WORK_MAX)
+}
+
+/// The same, for at most `work` configurations.
+pub(super) fn search_within(steps: &[Step], work: usize) -> Answer {
     let steps = relevant(steps);
     let mut edges = Vec::with_capacity(2 * steps.len());
     for (index, step) in steps.iter().enumerate() {
@@ -134,7 +139,7 @@ pub fn search(steps: &[Step]) -> Answer {
     }
     edges.sort_unstable();
 
-    let mut search = Search::default();
+    let mut search = Search::new(work);
     for (at, edge, index) in edges {
         let goes_on = match edge {
             Edge::Call => search.call(index, steps[index].effect),
@@ -175,19 +180,17 @@ struct Search {
     work_left: usize,
 }
 
-impl Default for Search {
-    fn default() -> Self {
+impl Search {
+    fn new(work_left: usize) -> Self {
         let start = Configuration { value: Value::NEVER_WRITTEN, done: 0 };
         Self {
             configurations: HashSet::from([start]),
             open: BTreeMap::new(),
             free: (0..OPEN_MAX).rev().collect(),
-            work_left: WORK_MAX,
+            work_left,
         }
     }
-}
 
-impl Search {
     /// An operation begins. None: too many are open.
     fn call(&mut self, index: usize, effect: Effect) -> Option<()> {
         let slot = self.free.pop()?;
