@@ -27,6 +27,7 @@ use std::sync::Arc;
 use dugong_machine::{Ask, Declaration, Outcome, Presence, Record, RequestNumber, Snapshot};
 use dugong_topology::Revision;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// The store, as a controller uses it.
@@ -111,7 +112,7 @@ pub enum Reading {
 }
 
 /// One line of the history: a record that begins a generation, or changes within it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     pub revision: Revision,
     /// Milliseconds since 1970, by the declarer's clock.

@@ -318,4 +318,12 @@ async fn the_first_freeze_stays_until_it_is_taken_back() {
     }
     let (_, body) = told(port, "DELETE", "/v1/freeze", &password, "").await;
     assert_eq!(body["before"], serde_json::Value::Null);
+
+    // The first record, the freeze, and its end.
+    let (status, body) = told(port, "GET", "/v1/history?limit=2", "", "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body.as_array().unwrap().len(), 2);
+    assert_eq!(body[1]["record"]["frozen"]["by"], "ann");
+    let (_, body) = told(port, "GET", "/v1/history", "", "").await;
+    assert_eq!(body[2]["record"]["primary"], "pg-1");
 }

@@ -10,6 +10,7 @@ use super::client::{self, Newest};
 use super::reach::{Controller, ReachOptions, controllers};
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
 use crate::run::Failure;
+use crate::store::HistoryEntry;
 
 /// Who asks, and whom.
 pub(super) struct Caller {
@@ -28,6 +29,11 @@ impl Caller {
         let Newest { found, silent } = client::newest(&self.controllers).await;
         let why = silent.last().map_or("", |(_, why)| why);
         found.map(|(_, topology)| topology).ok_or_else(|| nobody(why))
+    }
+
+    /// The last `limit` changes of the record, newest first.
+    pub(super) async fn history(&self, limit: u32) -> Result<Vec<HistoryEntry>, Failure> {
+        self.send::<(), _>(&Method::GET, &format!("/v1/history?limit={limit}"), None).await
     }
 
     /// Writes a request.

@@ -1,10 +1,11 @@
 //! `dugong history`: what the cluster has lived through.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::caller::Caller;
+use super::reach::ReachOptions;
 use super::table;
 use crate::launch::layout::Layout;
 use crate::run::Failure;
@@ -14,9 +15,8 @@ use crate::store::{HistoryEntry, Store};
 /// What `dugong history` is told.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// The cluster's directory.
-    #[arg(long, env = "DUGONG_DIR", value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: ReachOptions,
     /// How many changes of the state record, the newest last.
     #[arg(long, default_value_t = 20)]
     pub limit: u32,
@@ -28,10 +28,15 @@ pub struct Options {
 ///
 /// There is no cluster, or its store cannot be read.
 pub async fn history(options: &Options) -> Result<String, Failure> {
-    let layout = Layout::of(options.dir.as_deref());
-    layout.existing()?;
-    let store = SqliteStore::observe(&layout.store()).map_err(Failure::runtime)?;
-    let entries = store.history(options.limit).await.map_err(Failure::runtime)?;
+    let entries = if options.reach.controllers.is_empty() {
+        // From the file: also while no controller runs.
+        let layout = Layout::of(options.reach.dir.as_deref());
+        layout.existing()?;
+        let store = SqliteStore::observe(&layout.store()).map_err(Failure::runtime)?;
+        store.history(options.limit).await.map_err(Failure::runtime)?
+    } else {
+        Caller::of(&options.reach)?.history(options.limit).await?
+    };
     let heading = ["generation", "time", "primary", "sync", "asyncs", "deposed", "reason"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(entries.iter().rev().map(row));

@@ -7,6 +7,7 @@
 //! | `DELETE /v1/requests/{number}` | it is withdrawn, unless it has one; which it has then |
 //! | `POST /v1/freeze` | [`Freezing`]: nothing in the record changes by itself any more |
 //! | `DELETE /v1/freeze` | it does again |
+//! | `GET /v1/history?limit=20` | the last changes of the record ([`HistoryEntry`](crate::store::HistoryEntry)), newest first |
 //!
 //! Any controller of the cluster will do: all of it is written into the store.
 //!
@@ -15,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -30,6 +31,10 @@ use crate::store::{AskError, Store, StoreError};
 
 /// How long a change of the freeze is tried while others change the record.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Changes of the record in one answer: where nothing is said, and at most.
+const HISTORY_LIMIT: u32 = 20;
+const HISTORY_MAX: u32 = 10_000;
 
 /// What the desk needs.
 #[derive(Clone)]
@@ -79,6 +84,7 @@ pub(super) fn router(desk: Desk) -> Router {
         .route("/v1/requests", post(ask))
         .route("/v1/requests/{number}", get(told).delete(withdraw))
         .route("/v1/freeze", post(freeze).delete(unfreeze))
+        .route("/v1/history", get(history))
         .with_state(desk)
 }
 
@@ -101,6 +107,20 @@ async fn told(State(desk): State<Arc<Desk>>, Path(number): Path<u64>) -> Respons
             Some(outcome) => encode(StatusCode::OK, &Told { outcome: Some(outcome.clone()) }),
             None => error(StatusCode::NOT_FOUND, &format!("request {number} is not known here")),
         },
+        Err(trouble) => unavailable(&trouble),
+    }
+}
+
+/// How many changes of the record are wanted.
+#[derive(Deserialize)]
+struct Limit {
+    limit: Option<u32>,
+}
+
+async fn history(State(desk): State<Arc<Desk>>, Query(wanted): Query<Limit>) -> Response {
+    let limit = wanted.limit.unwrap_or(HISTORY_LIMIT).min(HISTORY_MAX);
+    match desk.store.history(limit).await {
+        Ok(entries) => encode(StatusCode::OK, &entries),
         Err(trouble) => unavailable(&trouble),
     }
 }
