@@ -84,3 +84,28 @@ fn whoever_is_frozen_goes_on_and_declares_nothing() {
     let (sync, declared) = led_to(&given, later(60), Event::Tick);
     assert_eq!((upstream_of(&sync), declared), (id("pg-1"), None));
 }
+
+/// R4: sync | R3 holds | declare a timeline that nobody ever had
+#[test]
+fn each_takeover_has_a_timeline_of_its_own() {
+    #[rustfmt::skip]
+    let cases = [
+        // the record's   where the WAL here ends  the next one's
+        (2,               at(2, END),              3),
+        (3,               at(2, END),              4), // the primary was lost before it was heard of
+        (0,               at(2, END),              3), // of a program that did not count them
+    ];
+    for (known, end, next) in cases {
+        let before = Record { timeline: TimelineId(known), ..record() };
+        for after in [
+            before.taken_over_by(&id("pg-2"), &id("pg-3"), end),
+            before.handed_over_to(&id("pg-2"), &id("pg-3"), end),
+            before.promoted(&id("pg-2"), None, end),
+        ] {
+            assert_eq!(after.timeline, TimelineId(next), "{after}");
+        }
+        for same in [before.with_sync(&id("pg-3"), end), before.with_async(&id("pg-4"))] {
+            assert_eq!(same.timeline, TimelineId(known), "the primary stays: {same}");
+        }
+    }
+}
