@@ -47,7 +47,7 @@ fn what_is_typed_wrong_ends_with_status_2() {
     refused("dugong", &["up", "--one-node", "--instances", "3"], 2, &["--one-node", "single"]);
     refused("dugong", &["up", "--instances", "1"], 2, &["3 to 9"]);
     refused("dugong", &["up", "--write-port", "70000"], 2, &["70000"]);
-    refused("dugong", &["status", "--controller", "nowhere"], 2, &["nowhere", "http://"]);
+    refused("dugong", &["status", "--controller", "nowhere"], 2, &["nowhere", "https://"]);
     refused("dugong", &["switchover", "--drain", "60s"], 2, &["--timeout", "--drain"]);
     refused("dugong", &["switchover", "--to", "PG"], 2, &["--to", "instance id"]);
     refused("dugong", &["promote", "pg-2"], 2, &["--lose-writes"]);
