@@ -22,7 +22,6 @@ use tokio::net::TcpListener;
 
 use crate::listener::Listener;
 use crate::runtime::Shared;
-use crate::watch;
 
 /// What the answers are made of.
 pub struct Admin {
@@ -64,6 +63,7 @@ async fn health(State(admin): State<Arc<Admin>>) -> Response {
         })
     };
     let known = topology.as_deref();
+    let (found, connected) = shared.sources.now();
     let body = json!({
         "status": if known.is_some() { "ok" } else { "no topology is known yet" },
         "listeners": {
@@ -79,7 +79,8 @@ async fn health(State(admin): State<Arc<Admin>>) -> Response {
         "waiting": known.and_then(|topology| topology.waiting.as_ref()),
         "sources": {
             "configured": shared.sources.configured,
-            "connected": watch::connected(&shared.sources),
+            "found": found,
+            "connected": connected,
         },
     });
     (status, Json(body)).into_response()

@@ -106,7 +106,8 @@ async fn attempt(
     // A server that accepts and then says nothing costs the client's budget, not for ever. Even a
     // client that may not wait at all gets one try.
     let deadline = budget.deadline().max(Instant::now() + limit);
-    let dialing = timeout_at(deadline, dial::open(&target.address, startup, limit));
+    let dialing = dial::open(&shared.names, &target.address, startup, limit);
+    let dialing = timeout_at(deadline, dialing);
     // A try that loses is dropped with its connection.
     let result = tokio::select! {
         biased;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use dugong_topology::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::metrics;
+use crate::names::{ConnectError, Names};
 use crate::wire::message::CancelKey;
 
 /// The keys of all sessions.
@@ -72,10 +72,16 @@ impl Drop for Registered {
 /// Sends a cancel request where it belongs, and waits until the server has closed.
 ///
 /// Nobody is answered, as in PostgreSQL: the client only sees its connection close.
-pub async fn forward(cancels: &Cancels, key: &CancelKey, packet: &[u8], limit: Duration) {
+pub async fn forward(
+    cancels: &Cancels,
+    names: &Names,
+    key: &CancelKey,
+    packet: &[u8],
+    limit: Duration,
+) {
     let outcome = match cancels.address(key) {
         None => "unknown_key",
-        Some(address) => match timeout(limit, send(&address, packet)).await {
+        Some(address) => match timeout(limit, send(names, &address, packet)).await {
             Ok(Ok(())) => "forwarded",
             Ok(Err(error)) => {
                 tracing::debug!(%error, %address, "a cancel request did not get through");
@@ -88,8 +94,8 @@ pub async fn forward(cancels: &Cancels, key: &CancelKey, packet: &[u8], limit: D
     metrics::count_by(metrics::CANCELS, "outcome", outcome);
 }
 
-async fn send(address: &Address, packet: &[u8]) -> std::io::Result<()> {
-    let mut server = TcpStream::connect((address.host.as_str(), address.port)).await?;
+async fn send(names: &Names, address: &Address, packet: &[u8]) -> Result<(), ConnectError> {
+    let mut server = names.connect(address).await?;
     server.write_all(packet).await?;
     // The server says nothing, and closes once it has passed the signal on; how, does not matter.
     let _closed = server.read(&mut [0]).await;

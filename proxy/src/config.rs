@@ -1,11 +1,13 @@
-//! The configuration: flags over file over defaults, parsed into something that works.
+//! The configuration: flags over environment over file over defaults, parsed into something that
+//! works.
 //!
-//! [`Settings`] is what may be said, by flag or in the file, under the same names. [`Config`] is what
+//! [`Settings`] is what may be said, by flag, in the environment or in the file, under the same names. [`Config`] is what
 //! came out, checked; nobody who holds one checks again.
 //!
 //! **Invariant:** plain data: no sockets, no tasks. A key that is not known is refused, because a
 //! misspelt limit must not silently be the default.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,14 +18,22 @@ use serde::{Deserialize, Deserializer};
 
 use crate::route::ReadRules;
 
+mod env;
+mod error;
+mod keys;
+mod name_server;
 mod url;
 
-pub use crate::config::url::{ControllerUrl, ControllerUrlError};
+pub use crate::config::error::ConfigError;
+pub use crate::config::name_server::{NameServerAddress, NameServerAddressError};
+pub use crate::config::url::{ControllerUrl, ControllerUrlError, Place, Scheme};
 
 /// A configuration that works, as far as that can be known before the ports are bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub source: Source,
+    /// Where names are looked up; none: where the system looks them up.
+    pub resolvers: Vec<NameServerAddress>,
     pub listen: IpAddr,
     /// 0: any free port.
     pub write_port: u16,
@@ -86,11 +96,12 @@ pub enum ReadFallback {
     Refuse,
 }
 
-/// What may be said, by flag or in the file; none: not said.
+/// What may be said, by flag, in the environment or in the file; none: not said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// A controller of the cluster; repeat it, best for all of them
+    /// A controller of the cluster, http://HOST:PORT, or all that SRV records name,
+    /// srv+http://_dugong._tcp.CLUSTER.ZONE; repeat it, best for all of them
     #[arg(long = "controller", value_name = "URL")]
     pub controllers: Vec<ControllerUrl>,
     /// The certificates (PEM) that https:// controllers are verified by
@@ -111,6 +122,9 @@ pub struct Settings {
     /// With --primary: a server for reads; may be repeated
     #[arg(long = "replica", value_name = "HOST:PORT")]
     pub replicas: Vec<Address>,
+    /// A name server to look names up with; may be repeated [default: those of /etc/resolv.conf]
+    #[arg(long = "resolver", value_name = "IP[:PORT]")]
+    pub resolvers: Vec<NameServerAddress>,
     /// The address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub listen: Option<IpAddr>,
@@ -153,68 +167,6 @@ pub struct Settings {
     pub log_level: Option<String>,
 }
 
-/// Every key of the file, for the nearest one to a misspelt one.
-const KEYS: [&str; 19] = [
-    "controllers",
-    "controller_ca",
-    "controller_cert",
-    "controller_key",
-    "controller_token_file",
-    "primary",
-    "replicas",
-    "listen",
-    "write_port",
-    "read_port",
-    "http_port",
-    "hold_timeout",
-    "max_held",
-    "handshake_timeout",
-    "connect_timeout",
-    "drain_timeout",
-    "max_lag",
-    "read_fallback",
-    "log_level",
-];
-
-/// Why there is no configuration. Each is a mistake of whoever started the proxy.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read the configuration file {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{}, line {line}: {message}", path.display())]
-    Malformed { path: PathBuf, line: usize, message: String },
-    #[error("{}: unknown key {key:?}{}", path.display(), suggestion(*nearest))]
-    UnknownKey { path: PathBuf, key: String, nearest: Option<&'static str> },
-    #[error(
-        "nothing to connect to: name the controllers (--controller http://HOST:PORT, repeated) or a \
-         server (--primary HOST:PORT)"
-    )]
-    NoSource,
-    #[error("controllers and a fixed primary exclude each other: name one or the other")]
-    TwoSources,
-    #[error("replicas need a primary beside them: add --primary HOST:PORT")]
-    ReplicasAlone,
-    #[error("{url}: controller_ca must name the certificates that it is verified by")]
-    NoCa { url: ControllerUrl },
-    #[error("controller_cert and controller_key belong together")]
-    HalfIdentity,
-    #[error("{url}: the token of controller_token_file would be sent in clear; write https://")]
-    TokenInClear { url: ControllerUrl },
-    #[error("{key} must be longer than nothing")]
-    Zero { key: &'static str },
-    #[error("{first} and {second} are both {port}: each listener needs a port of its own")]
-    SamePort { first: &'static str, second: &'static str, port: u16 },
-    #[error("{level:?} is no log level: use error, warn, info, debug or trace")]
-    LogLevel { level: String },
-}
-
-fn suggestion(nearest: Option<&str>) -> String {
-    match nearest {
-        Some(key) => format!(", did you mean {key:?}?"),
-        None => format!("; the known ones are {}", KEYS.join(", ")),
-    }
-}
-
 impl Settings {
     /// Reads a file.
     ///
@@ -227,6 +179,17 @@ impl Settings {
         Self::parse(path, &text)
     }
 
+    /// Reads the environment: `DUGONG_PROXY_` and the key in capital letters.
+    ///
+    /// # Errors
+    ///
+    /// A variable that is not understood.
+    pub fn from_environment(
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        env::settings(variables)
+    }
+
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let malformed = |error: toml::de::Error| ConfigError::Malformed {
             path: path.to_owned(),
@@ -234,8 +197,8 @@ impl Settings {
             message: error.message().to_owned(),
         };
         let table: toml::Table = toml::from_str(text).map_err(malformed)?;
-        if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            let nearest = nearest(key);
+        if let Some(key) = table.keys().find(|key| !keys::KEYS.contains(&key.as_str())) {
+            let nearest = keys::nearest(key);
             return Err(ConfigError::UnknownKey {
                 path: path.to_owned(),
                 key: key.clone(),
@@ -245,48 +208,41 @@ impl Settings {
         toml::from_str(text).map_err(malformed)
     }
 
-    /// These settings where they say something, and `file`'s elsewhere.
+    /// These settings where they say something, and those `below` elsewhere.
     ///
-    /// Where the topology comes from is one setting: naming it here replaces all of the file's.
+    /// Where the topology comes from is one setting: naming it here replaces all of it below.
     #[must_use]
-    pub fn over(self, file: Self) -> Self {
+    pub fn over(self, below: Self) -> Self {
         let says_source =
             !self.controllers.is_empty() || self.primary.is_some() || !self.replicas.is_empty();
         let (controllers, primary, replicas) = if says_source {
             (self.controllers, self.primary, self.replicas)
         } else {
-            (file.controllers, file.primary, file.replicas)
+            (below.controllers, below.primary, below.replicas)
         };
         Self {
             controllers,
             primary,
             replicas,
-            controller_ca: self.controller_ca.or(file.controller_ca),
-            controller_cert: self.controller_cert.or(file.controller_cert),
-            controller_key: self.controller_key.or(file.controller_key),
-            controller_token_file: self.controller_token_file.or(file.controller_token_file),
-            listen: self.listen.or(file.listen),
-            write_port: self.write_port.or(file.write_port),
-            read_port: self.read_port.or(file.read_port),
-            http_port: self.http_port.or(file.http_port),
-            hold_timeout: self.hold_timeout.or(file.hold_timeout),
-            max_held: self.max_held.or(file.max_held),
-            handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
-            connect_timeout: self.connect_timeout.or(file.connect_timeout),
-            drain_timeout: self.drain_timeout.or(file.drain_timeout),
-            max_lag: self.max_lag.or(file.max_lag),
-            read_fallback: self.read_fallback.or(file.read_fallback),
-            log_level: self.log_level.or(file.log_level),
+            controller_ca: self.controller_ca.or(below.controller_ca),
+            controller_cert: self.controller_cert.or(below.controller_cert),
+            controller_key: self.controller_key.or(below.controller_key),
+            controller_token_file: self.controller_token_file.or(below.controller_token_file),
+            resolvers: if self.resolvers.is_empty() { below.resolvers } else { self.resolvers },
+            listen: self.listen.or(below.listen),
+            write_port: self.write_port.or(below.write_port),
+            read_port: self.read_port.or(below.read_port),
+            http_port: self.http_port.or(below.http_port),
+            hold_timeout: self.hold_timeout.or(below.hold_timeout),
+            max_held: self.max_held.or(below.max_held),
+            handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
+            connect_timeout: self.connect_timeout.or(below.connect_timeout),
+            drain_timeout: self.drain_timeout.or(below.drain_timeout),
+            max_lag: self.max_lag.or(below.max_lag),
+            read_fallback: self.read_fallback.or(below.read_fallback),
+            log_level: self.log_level.or(below.log_level),
         }
     }
-}
-
-/// The known key that is most like a misspelt one; none where it is like none of them.
-fn nearest(key: &str) -> Option<&'static str> {
-    let likeness = |known: &&str| strsim::jaro_winkler(key, known);
-    KEYS.into_iter()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
-        .filter(|known| likeness(known) > 0.75)
 }
 
 impl TryFrom<Settings> for Config {
@@ -316,6 +272,7 @@ impl TryFrom<Settings> for Config {
         };
         let config = Self {
             source,
+            resolvers: said.resolvers,
             listen: said.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             write_port: said.write_port.unwrap_or(6432),
             read_port: said.read_port.unwrap_or(6433),
@@ -339,12 +296,14 @@ impl TryFrom<Settings> for Config {
 impl Trust {
     fn fits(&self, urls: &[ControllerUrl]) -> Result<(), ConfigError> {
         for url in urls {
-            let here = url.address().host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-            if url.is_secure() && self.ca.is_none() {
-                return Err(ConfigError::NoCa { url: url.clone() });
-            }
-            if !url.is_secure() && !here && self.token_file.is_some() {
-                return Err(ConfigError::TokenInClear { url: url.clone() });
+            match url.scheme {
+                Scheme::Https if self.ca.is_none() => {
+                    return Err(ConfigError::NoCa { url: url.clone() });
+                }
+                Scheme::Http if self.token_file.is_some() && !url.place.is_here() => {
+                    return Err(ConfigError::TokenInClear { url: url.clone() });
+                }
+                Scheme::Http | Scheme::Https => (),
             }
         }
         Ok(())

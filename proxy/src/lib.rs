@@ -8,8 +8,8 @@
 //!    when it must end.
 //! 4. [`relay`]: moves the bytes.
 //!
-//! Beside it: [`watch`] learns the topology from the controllers, [`wire`] knows PostgreSQL's
-//! messages, [`admin`] answers over HTTP, [`metrics`] is the table of what is counted.
+//! Beside it: [`watch`] learns the topology from the controllers, [`names`] finds what is named by
+//! host or service, [`wire`] knows PostgreSQL's messages, [`admin`] answers over HTTP, [`metrics`] is the table of what is counted.
 //!
 //! **Invariant:** the proxy decides nothing about the cluster. It believes the topology with the
 //! highest (generation, revision), and depends on `dugong-topology` alone.
@@ -29,6 +29,7 @@ pub mod handshake;
 pub mod lifeline;
 pub mod listener;
 pub mod metrics;
+pub mod names;
 pub mod rarely;
 pub mod relay;
 pub mod route;

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use dugong_proxy::cli::Cli;
+use dugong_proxy::cli::{Cli, EXAMPLE_FILE};
 use dugong_proxy::config::Config;
 use dugong_proxy::lifeline;
 use dugong_proxy::runtime::{self, Finished};
@@ -21,8 +21,13 @@ const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.print_example {
+        // A closed standard output wants no more of it.
+        let _ = std::io::stdout().write_all(EXAMPLE_FILE.as_bytes());
+        return ExitCode::SUCCESS;
+    }
     let check_only = cli.check_config;
-    let config = match cli.into_config() {
+    let config = match cli.into_config(std::env::vars_os()) {
         Ok(config) => config,
         Err(error) => return complain(&error, USAGE),
     };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::Instant;
 
@@ -45,10 +46,13 @@ pub const GENERATION: &str = "dugong_proxy_topology_generation";
 pub const REVISION: &str = "dugong_proxy_topology_revision";
 pub const TOPOLOGY_AGE_SECONDS: &str = "dugong_proxy_topology_age_seconds";
 pub const DOCUMENTS: &str = "dugong_proxy_topology_documents_total";
+pub const SOURCES: &str = "dugong_proxy_topology_sources";
 pub const SOURCES_CONNECTED: &str = "dugong_proxy_topology_sources_connected";
 pub const FAILOVERS: &str = "dugong_proxy_failovers_total";
 pub const ACCEPT_PAUSES: &str = "dugong_proxy_accept_pauses_total";
 pub const PANICS: &str = "dugong_proxy_panics_total";
+pub const LOOKUPS: &str = "dugong_proxy_name_lookups_total";
+pub const NAME_ANSWERS: &str = "dugong_proxy_name_answers";
 
 const fn row(name: &'static str, kind: Kind, help: &'static str) -> Metric {
     Metric { name, kind, help }
@@ -56,7 +60,7 @@ const fn row(name: &'static str, kind: Kind, help: &'static str) -> Metric {
 
 /// All metrics.
 #[rustfmt::skip]
-pub const TABLE: [Metric; 17] = [
+pub const TABLE: [Metric; 20] = [
     row(CONNECTIONS,          Kind::Counter,   "Client connections accepted, by listener."),
     row(CONNECTIONS_OPEN,     Kind::Gauge,     "Client connections open, by listener."),
     row(CONNECTIONS_HELD,     Kind::Gauge,     "Clients that wait for a server, by listener."),
@@ -70,10 +74,13 @@ pub const TABLE: [Metric; 17] = [
     row(REVISION,             Kind::Gauge,     "Revision of the topology in use."),
     row(TOPOLOGY_AGE_SECONDS, Kind::Histogram, "From a topology's publication to its use here, where it was pushed."),
     row(DOCUMENTS,            Kind::Counter,   "Topology documents received, by what became of them."),
+    row(SOURCES,              Kind::Gauge,     "Addresses of controllers, as the configuration and the DNS name them."),
     row(SOURCES_CONNECTED,    Kind::Gauge,     "Controllers whose topology stream is open."),
     row(FAILOVERS,            Kind::Counter,   "Times that the topology named another primary."),
     row(ACCEPT_PAUSES,        Kind::Counter,   "Pauses of accepting because a resource ran out, by listener."),
     row(PANICS,               Kind::Counter,   "Sessions that ended in a panic: each is a bug."),
+    row(LOOKUPS,              Kind::Counter,   "Look-ups in the DNS, by name and outcome: found, absent (there is none), failed (nobody said)."),
+    row(NAME_ANSWERS,         Kind::Gauge,     "What a name stands for at present, by name: how many addresses or services."),
 ];
 
 /// From a millisecond to the default limit of a hold.
@@ -120,7 +127,7 @@ fn begin_at_zero() {
     for name in [FAILOVERS, PANICS] {
         ::metrics::counter!(name).absolute(0);
     }
-    for name in [GENERATION, REVISION, SOURCES_CONNECTED] {
+    for name in [GENERATION, REVISION, SOURCES, SOURCES_CONNECTED] {
         ::metrics::gauge!(name).set(0);
     }
 }
@@ -149,6 +156,32 @@ pub fn count_at(name: &'static str, listener: Listener) {
 /// Adds one to a counter by listener and reason.
 pub fn count_reason(name: &'static str, listener: Listener, reason: &'static str) {
     ::metrics::counter!(name, "listener" => listener.as_str(), "reason" => reason).increment(1);
+}
+
+/// What became of a look-up.
+pub const LOOKUP_OUTCOMES: [&str; 3] = ["found", "absent", "failed"];
+
+/// Shows a name from its first look-up on. Names are few: controllers and instances.
+pub fn begin_name(name: &str) {
+    for outcome in LOOKUP_OUTCOMES {
+        lookups(name, outcome).increment(0);
+    }
+    set_name(name, 0);
+}
+
+/// Counts a look-up of a name.
+pub fn count_name(name: &str, outcome: &'static str) {
+    lookups(name, outcome).increment(1);
+}
+
+fn lookups(name: &str, outcome: &'static str) -> Counter {
+    ::metrics::counter!(LOOKUPS, "name" => name.to_owned(), "outcome" => outcome)
+}
+
+/// Sets how many addresses or services a name stands for. Exact below 2^53.
+#[expect(clippy::cast_precision_loss, reason = "an answer has a few dozen records at most")]
+pub fn set_name(name: &str, answers: usize) {
+    ::metrics::gauge!(NAME_ANSWERS, "name" => name.to_owned()).set(answers as f64);
 }
 
 /// Sets a gauge without labels. Exact below 2^53.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use hickory_resolver::net::NetError;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::watch::Sender;
@@ -21,6 +22,7 @@ use crate::config::{Config, Source, Trust};
 use crate::gate::Gate;
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Gauges};
+use crate::names::Names;
 use crate::rarely::Rarely;
 use crate::shutdown::{Shutdown, Signals, Stage};
 use crate::watch::access::{Access, AccessError};
@@ -30,6 +32,7 @@ use crate::watch::{self, Board, Sources, Topologies};
 pub struct Shared {
     pub config: Config,
     pub topologies: Topologies,
+    pub names: Arc<Names>,
     pub sources: Arc<Sources>,
     pub gate: Gate,
     pub cancels: Arc<Cancels>,
@@ -64,6 +67,8 @@ pub enum RunError {
     Bind { address: SocketAddr, flag: &'static str, source: io::Error },
     #[error("cannot take signals: {0}")]
     Signals(io::Error),
+    #[error("cannot look names up: {0}")]
+    Names(NetError),
     #[error("cannot begin to count: {0}")]
     Metrics(#[from] BuildError),
     #[error("a task that runs for ever ended, which is a bug of the proxy: {0}")]
@@ -95,12 +100,14 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let prometheus = metrics::install()?;
     let (stage, shutdown) = Shutdown::new();
     let mut duties = JoinSet::new();
-    let (topologies, sources) = watch_topology(&config.source, &mut duties)?;
+    let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
+    let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
     let gauges = Arc::<Gauges>::default();
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
         config,
         topologies,
+        names,
         sources,
         cancels: Arc::default(),
         gauges,
@@ -149,6 +156,7 @@ async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, drain_timeout: 
 /// Starts to learn the topology.
 fn watch_topology(
     source: &Source,
+    names: &Arc<Names>,
     duties: &mut JoinSet<()>,
 ) -> Result<(Topologies, Arc<Sources>), AccessError> {
     let (mut board, topologies) = Board::new();
@@ -160,7 +168,8 @@ fn watch_topology(
         }
     };
     let sources = Arc::new(Sources { configured: controllers.len(), ..Sources::default() });
-    duties.spawn(watch::run(controllers, access, board, Arc::clone(&sources)));
+    let watching = watch::run(controllers, access, Arc::clone(names), board, Arc::clone(&sources));
+    duties.spawn(watching);
     Ok((topologies, sources))
 }
 

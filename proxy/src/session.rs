@@ -51,7 +51,7 @@ pub async fn serve(mut client: TcpStream, listener: Listener, shared: Arc<Shared
         Ok(Opening::Startup(packet)) => packet,
         Ok(Opening::Cancel(key, packet)) => {
             let limit = shared.config.connect_timeout;
-            return cancel::forward(&shared.cancels, &key, &packet, limit).await;
+            return cancel::forward(&shared.cancels, &shared.names, &key, &packet, limit).await;
         }
         Ok(Opening::Nothing) => return,
         Err(error) => return refuse(client, listener, &shared, &error).await,

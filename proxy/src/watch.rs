@@ -1,7 +1,7 @@
 //! The topology: learns it from the controllers' streams, and believes the highest version.
 //!
-//! [`run`] owns one task per controller ([`source`]) and the [`Board`] that they report to. The
-//! board publishes twice: every newer document, for those who wait; and only the documents that
+//! [`run`] owns one task for each URL of the configuration ([`find`]: which controllers there are),
+//! one for each controller ([`source`]), and the [`Board`] that those report to. The board publishes twice: every newer document, for those who wait; and only the documents that
 //! change who is what, for the sessions, so that a thousand idle ones do not wake for a new lag.
 //!
 //! **Invariant:** what is published never goes back to a smaller (generation, revision), and is of
@@ -9,20 +9,23 @@
 //! stays: the primary fences itself, so that this is safe.
 
 pub mod access;
+mod find;
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use dugong_topology::{Address, Generation, InstanceId, Member, Phase, Revision, Topology};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::config::ControllerUrl;
 use crate::metrics;
+use crate::names::Names;
 use crate::watch::access::Access;
+use crate::watch::find::{Endpoint, Located};
 use crate::watch::source::{Heard, Push};
 
 /// What connections watch.
@@ -37,7 +40,10 @@ pub struct Topologies {
 /// How many sources there are, and how many are connected.
 #[derive(Debug, Default)]
 pub struct Sources {
+    /// URLs in the configuration.
     pub configured: usize,
+    /// Addresses of controllers that these stand for.
+    pub found: AtomicUsize,
     pub connected: AtomicUsize,
 }
 
@@ -48,31 +54,76 @@ const QUEUE: usize = 16;
 pub async fn run(
     controllers: Vec<ControllerUrl>,
     access: Access,
+    names: Arc<Names>,
     mut board: Board,
     sources: Arc<Sources>,
 ) {
     let (sender, mut heard) = mpsc::channel(QUEUE);
-    let mut tasks = JoinSet::new();
-    for controller in controllers {
-        tasks.spawn(source::follow(
-            controller,
-            access.clone(),
-            sender.clone(),
-            Arc::clone(&sources),
-        ));
+    let (locating, mut located) = mpsc::channel(QUEUE);
+    let mut finders = JoinSet::new();
+    for (index, controller) in controllers.into_iter().enumerate() {
+        finders.spawn(find::follow(index, controller, Arc::clone(&names), locating.clone()));
     }
-    // Kept while the board is needed, also without a source.
-    let _sender = sender;
+    // Kept while the board is needed, also without a URL.
+    let _locating = locating;
+    let mut following = Following::new(access, sender, sources);
     loop {
-        // A document that was not received yet stays in the queue.
+        // Documents and places that were not received yet stay in their queues.
         tokio::select! {
             Some(heard) = heard.recv() => board.hear(heard),
-            Some(ended) = tasks.join_next() => {
-                // A source follows for ever: it can only have panicked.
-                metrics::count(metrics::PANICS);
-                tracing::error!(?ended, "a topology source ended, which is a bug of the proxy");
-            }
+            Some(located) = located.recv() => following.locate(located),
+            Some(ended) = following.tasks.join_next() => complain(&ended),
+            Some(ended) = finders.join_next() => complain(&ended),
         }
+    }
+}
+
+/// Sources and finders follow for ever: one that ended without being asked to has panicked.
+fn complain(ended: &Result<(), JoinError>) {
+    if !ended.as_ref().is_err_and(JoinError::is_cancelled) {
+        metrics::count(metrics::PANICS);
+        tracing::error!(?ended, "a topology source ended, which is a bug of the proxy");
+    }
+}
+
+/// The sources that there are, which are always those that are wanted.
+struct Following {
+    /// By the place of its URL in the configuration.
+    wanted: BTreeMap<usize, BTreeSet<Endpoint>>,
+    running: BTreeMap<Endpoint, AbortHandle>,
+    tasks: JoinSet<()>,
+    access: Access,
+    heard: mpsc::Sender<Heard>,
+    sources: Arc<Sources>,
+}
+
+impl Following {
+    fn new(access: Access, heard: mpsc::Sender<Heard>, sources: Arc<Sources>) -> Self {
+        let (wanted, running) = (BTreeMap::new(), BTreeMap::new());
+        Self { wanted, running, tasks: JoinSet::new(), access, heard, sources }
+    }
+
+    /// Begins what is wanted now, ends what no URL stands for any more, and leaves the rest alone.
+    fn locate(&mut self, located: Located) {
+        self.wanted.insert(located.url, located.endpoints);
+        let wanted: BTreeSet<_> = self.wanted.values().flatten().cloned().collect();
+        self.running.retain(|endpoint, task| {
+            let keep = wanted.contains(endpoint);
+            if !keep {
+                tracing::info!("topology from {endpoint}: not named any more");
+                task.abort();
+            }
+            keep
+        });
+        for endpoint in wanted {
+            let Self { tasks, access, heard, sources, .. } = self;
+            self.running.entry(endpoint).or_insert_with_key(|endpoint| {
+                let (from, sources) = (endpoint.clone(), Arc::clone(sources));
+                tasks.spawn(source::follow(from, access.clone(), heard.clone(), sources))
+            });
+        }
+        self.sources.found.store(self.running.len(), Relaxed);
+        metrics::set(metrics::SOURCES, self.running.len() as u64);
     }
 }
 
@@ -105,7 +156,7 @@ pub struct Board {
     /// The last primary that was named, to count failovers by.
     primary: Option<InstanceId>,
     /// Sources that told of another cluster, each complained about once.
-    strangers: BTreeSet<ControllerUrl>,
+    strangers: BTreeSet<Endpoint>,
 }
 
 impl Board {
@@ -234,9 +285,11 @@ pub fn fixed(primary: Address, replicas: Vec<Address>) -> Topology {
     }
 }
 
-/// For a health page: how many sources are connected.
-pub fn connected(sources: &Sources) -> usize {
-    sources.connected.load(Relaxed)
+impl Sources {
+    /// For a health page: how many sources there are, and how many are connected.
+    pub fn now(&self) -> (usize, usize) {
+        (self.found.load(Relaxed), self.connected.load(Relaxed))
+    }
 }
 
 #[cfg(test)]

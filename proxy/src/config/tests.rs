@@ -1,5 +1,6 @@
 //! What a configuration may say, and what it is told when it may not.
 
+use super::keys::KEYS;
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -11,6 +12,7 @@ fn a_file_says_everything_that_flags_can() {
     let config = parse(
         r#"
         controllers = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
+        resolvers = ["10.0.0.1", "10.0.0.2:5353"]
         listen = "0.0.0.0"
         write_port = 1
         read_port = 2
@@ -32,6 +34,7 @@ fn a_file_says_everything_that_flags_can() {
             urls: urls.map(|url| url.parse().unwrap()).to_vec(),
             trust: Trust::default(),
         },
+        resolvers: ["10.0.0.1:53", "10.0.0.2:5353"].map(|server| server.parse().unwrap()).to_vec(),
         listen: "0.0.0.0".parse().unwrap(),
         write_port: 1,
         read_port: 2,
@@ -60,9 +63,13 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("primary = ",                              "line 1: "),
         ("replicas = [\"a:1\"]",                    "replicas need a primary"),
         ("controllers = [\"http://a:1\"]\nprimary = \"a:1\"", "exclude each other"),
+        ("controllers = [\"srv+http://a:1\"]",  "names no SRV records"),
+        ("primary = \"a:1\"\nresolvers = [\"b\"]", "line 2: \"b\" is no address of a name server"),
         ("controllers = [\"a:1\"]",                 "write http://HOST:PORT"),
         ("controllers = [\"https://a:1\"]",         "controller_ca must name the certificates"),
+        ("controllers = [\"srv+https://_a._tcp.b\"]", "controller_ca must name the certificates"),
         ("controllers = [\"http://a:1\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
+        ("controllers = [\"srv+http://_a._tcp.b\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
         ("controllers = [\"http://a:1\"]\ncontroller_cert = \"/t\"", "belong together"),
         ("primary = \"a:1\"\nconnect_timeout = \"0s\"", "connect_timeout must be longer"),
         ("primary = \"a:1\"\nread_port = 6432",     "write_port and read_port are both 6432"),
@@ -112,4 +119,32 @@ fn flags_win_over_the_file_and_a_source_is_replaced_as_a_whole() {
 fn several_listeners_may_ask_for_any_free_port() {
     let any = "primary = \"a:1\"\nwrite_port = 0\nread_port = 0\nhttp_port = 0";
     assert!(parse(any).is_ok());
+}
+
+#[test]
+fn the_example_names_every_key_with_its_default() {
+    let example = include_str!("../../proxy.toml.example");
+    let as_it_is = parse(example).unwrap();
+    let nothing_said = parse("controllers = [\"http://127.0.0.1:8001\"]").unwrap();
+    assert_eq!(as_it_is, nothing_said);
+
+    // Each line that says a key, once; those without a default are said by themselves.
+    let has_default = |key: &str| {
+        !key.starts_with("controller")
+            && !["primary", "replicas", "resolvers", "log_level"].contains(&key)
+    };
+    let mut named = Vec::new();
+    let mut defaults = String::from("controllers = [\"http://127.0.0.1:8001\"]\n");
+    for line in example.lines().filter(|line| !line.starts_with("# ")) {
+        let said = line.trim_start_matches('#');
+        let Some((key, _)) = said.split_once(" = ") else { continue };
+        Settings::parse(Path::new("proxy.toml.example"), said).expect(line);
+        if has_default(key) {
+            defaults.push_str(&format!("{said}\n"));
+        }
+        named.push(key);
+    }
+    named.dedup();
+    assert_eq!(named, KEYS, "each key, in order");
+    assert_eq!(parse(&defaults).unwrap(), nothing_said, "the values are the defaults");
 }

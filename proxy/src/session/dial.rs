@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use dugong_topology::Address;
 
+use crate::names::{ConnectError, Names};
 use crate::relay::BUFFER_BYTES;
 use crate::socket;
 use crate::wire::message::{FIRST_ANSWER_BYTES_MAX, FirstAnswer, first_answer};
@@ -33,7 +34,7 @@ pub enum DialError {
     #[error("no connection within {limit:?}")]
     ConnectTimeout { limit: Duration },
     #[error("no connection ({0})")]
-    Connect(io::Error),
+    Connect(ConnectError),
     #[error("it closed before it answered")]
     Closed,
     #[error("the connection was lost before it answered ({0})")]
@@ -44,19 +45,19 @@ pub enum DialError {
 
 /// Opens a session on a server, up to its first word.
 ///
-/// Connecting takes at most `connect_timeout`; how long a silent server is waited for is the
+/// Connecting, look-ups of the server's name included, takes at most `connect_timeout`; how long a silent server is waited for is the
 /// caller's decision.
 ///
 /// # Errors
 ///
 /// See [`DialError`].
 pub async fn open(
+    names: &Names,
     address: &Address,
     startup: &[u8],
     connect_timeout: Duration,
 ) -> Result<Server, DialError> {
-    let connecting = TcpStream::connect((address.host.as_str(), address.port));
-    let mut stream = timeout(connect_timeout, connecting)
+    let mut stream = timeout(connect_timeout, names.connect(address))
         .await
         .map_err(|_| DialError::ConnectTimeout { limit: connect_timeout })?
         .map_err(DialError::Connect)?;

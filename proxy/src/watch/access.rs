@@ -17,8 +17,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{ControllerUrl, Trust};
+use crate::config::{Scheme, Trust};
 use crate::socket;
+use crate::watch::find::Endpoint;
 
 /// For the TCP connection, and again for the TLS handshake.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -106,21 +107,17 @@ impl Access {
         self.token.as_ref()
     }
 
-    pub(super) async fn connect(
-        &self,
-        url: &ControllerUrl,
-    ) -> Result<Box<dyn Stream>, NoConnection> {
-        let address = url.address();
-        let connecting = TcpStream::connect((address.host.as_str(), address.port));
-        let stream = timeout(CONNECT_MAX, connecting)
+    pub(super) async fn connect(&self, to: &Endpoint) -> Result<Box<dyn Stream>, NoConnection> {
+        let stream = timeout(CONNECT_MAX, TcpStream::connect(to.socket()))
             .await
             .map_err(|_| NoConnection::Timeout)?
             .map_err(NoConnection::Tcp)?;
         socket::prepare(&stream).map_err(NoConnection::Tcp)?;
-        if !url.is_secure() {
-            return Ok(Box::new(stream));
+        match to.scheme {
+            Scheme::Http => return Ok(Box::new(stream)),
+            Scheme::Https => (),
         }
-        let name = ServerName::try_from(address.host.clone())
+        let name = ServerName::try_from(to.name.host.clone())
             .map_err(|error| NoConnection::Tls(io::Error::other(error)))?;
         let greeting = TlsConnector::from(self.tls.clone()).connect(name, stream);
         let stream = timeout(CONNECT_MAX, greeting)

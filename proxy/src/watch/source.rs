@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dugong_topology::Topology;
 use dugong_topology::stream::{self, Decoder, StreamError};
-use dugong_topology::{Address, Topology};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -19,10 +19,10 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::config::ControllerUrl;
 use crate::metrics;
 use crate::watch::Sources;
 use crate::watch::access::{Access, NoConnection};
+use crate::watch::find::Endpoint;
 
 const PATH: &str = "/v1/topology/watch";
 
@@ -36,7 +36,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A document, from whom, and whether it came because it was new.
 #[derive(Debug)]
 pub(super) struct Heard {
-    pub(super) from: ControllerUrl,
+    pub(super) from: Endpoint,
     pub(super) topology: Topology,
     pub(super) push: Push,
 }
@@ -81,7 +81,7 @@ fn advice(status: StatusCode) -> &'static str {
 
 /// Follows one controller for ever.
 pub(super) async fn follow(
-    from: ControllerUrl,
+    from: Endpoint,
     access: Access,
     to: mpsc::Sender<Heard>,
     sources: Arc<Sources>,
@@ -111,7 +111,7 @@ pub(super) async fn follow(
 
 /// The connection to one controller, and whether it stands.
 struct Link {
-    from: ControllerUrl,
+    from: Endpoint,
     access: Access,
     to: mpsc::Sender<Heard>,
     sources: Arc<Sources>,
@@ -121,7 +121,6 @@ struct Link {
 impl Link {
     /// Connects and reads until the stream ends, which it always does with a reason.
     async fn read_stream(&mut self) -> Result<Infallible, Lost> {
-        let address = self.from.address().clone();
         let stream = self.access.connect(&self.from).await?;
         let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // The connection only moves bytes while it is polled; how it ended, the reader learns.
@@ -133,7 +132,7 @@ impl Link {
         };
         // Both live and die together.
         tokio::select! {
-            result = self.read_body(requests, &address) => result,
+            result = self.read_body(requests) => result,
             never = moving => match never {},
         }
     }
@@ -141,10 +140,9 @@ impl Link {
     async fn read_body(
         &mut self,
         mut requests: http1::SendRequest<Empty<Bytes>>,
-        host: &Address,
     ) -> Result<Infallible, Lost> {
         let mut request = Request::get(PATH)
-            .header(header::HOST, host.to_string())
+            .header(header::HOST, self.from.name.to_string())
             .header(header::ACCEPT, stream::CONTENT_TYPE)
             .body(Empty::new())?;
         if let Some(token) = self.access.token() {
@@ -194,5 +192,12 @@ impl Link {
             metrics::set(metrics::SOURCES_CONNECTED, connected as u64);
         }
         stood
+    }
+}
+
+/// A source that is not wanted any more is dropped in the middle of its stream.
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.fell();
     }
 }

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::controller::{Controller, cluster};
 use crate::eventually::eventually;
+use crate::name_server::NameServer;
 use crate::proxy::Proxy;
 
 /// An authority, its certificate in `ca.crt`, and TLS in front of `behind`.
@@ -26,7 +27,8 @@ async fn in_front_of(behind: u16, folder: &TempDir) -> u16 {
     write(folder, "ca.crt", &params.self_signed(&key).unwrap().pem());
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
-    let names = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let names = ["127.0.0.1", "controller.dugong.test"].map(str::to_owned);
+    let names = CertificateParams::new(names).unwrap();
     let certificate = names.signed_by(&key, &issuer).unwrap().der().clone();
     let config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
@@ -95,4 +97,33 @@ async fn controllers_are_verified_and_get_the_token() {
         eventually(&expected, async || proxy.log().contains(&expected)).await;
         assert!(!proxy.log().contains("sesame"), "{}", proxy.log());
     }
+}
+
+#[tokio::test]
+async fn a_controller_that_srv_records_name_must_be_the_one_that_they_name() {
+    let controller = Controller::start().await;
+    controller.publish(cluster(1, 1, (1, 1), &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let port = in_front_of(controller.port, &folder).await;
+    let token = write(&folder, "token", "open sesame\n");
+    let dns = NameServer::start().await;
+    dns.host("impostor.dugong.test", &["127.0.0.1"]).await;
+    dns.host("controller.dugong.test", &["127.0.0.1"]).await;
+    dns.service("_dugong._tcp.main.dugong.test", &[("impostor.dugong.test", port)]).await;
+    let (ca, resolver) = (folder.path().join("ca.crt"), dns.address());
+    let proxy = Proxy::start(&[
+        "--controller",
+        "srv+https://_dugong._tcp.main.dugong.test",
+        "--controller-ca",
+        ca.to_str().unwrap(),
+        "--controller-token-file",
+        token.to_str().unwrap(),
+        "--resolver",
+        &resolver,
+    ]);
+    let refused = "and named as its certificate says?";
+    eventually(refused, async || proxy.log().contains(refused)).await;
+    assert_eq!(proxy.health().await["generation"], serde_json::Value::Null);
+    dns.service("_dugong._tcp.main.dugong.test", &[("controller.dugong.test", port)]).await;
+    proxy.believes(1, 1).await;
 }

@@ -1,8 +1,8 @@
 //! The proxy's own binary between real clients and real servers.
 //!
 //! [`postgres`] are real servers, [`controller`] publishes what a test wants the proxy to believe,
-//! [`fake_server`] is for what a real server does too rarely or too fast. Each test has a proxy of
-//! its own; all may run at once.
+//! [`fake_server`] is for what a real server does too rarely or too fast, [`name_server`] answers for
+//! names. Each test has a proxy of its own; all may run at once.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 #![expect(clippy::print_stderr, reason = "and shows the logs of its processes")]
@@ -10,6 +10,7 @@
 mod controller;
 mod eventually;
 mod fake_server;
+mod name_server;
 mod postgres;
 mod proxy;
 
@@ -17,5 +18,6 @@ mod failover;
 mod handshake;
 mod hold;
 mod https;
+mod names;
 mod process;
 mod sessions;

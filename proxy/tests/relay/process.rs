@@ -43,6 +43,33 @@ fn a_configuration_can_be_checked_and_help_shows_an_example() {
     assert!(stdout.contains("dugong-proxy --controller http://"), "{stdout}");
 }
 
+#[test]
+fn the_environment_is_over_the_file_and_the_example_is_a_good_file() {
+    let (code, example, _) = proxy::run(&["--print-example"]);
+    assert_eq!(code, Some(0));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("proxy.toml");
+    std::fs::write(&file, example).unwrap();
+    let check = ["--check-config", "--config", file.to_str().unwrap()];
+    #[rustfmt::skip]
+    let cases = [
+        (None,                                         0, ""),
+        (Some(("DUGONG_PROXY_WRITE_PORT", "7432")),    0, ""),
+        (Some(("DUGONG_PROXY_WRITE_PORT", "6433")),    2, "write_port and read_port are both 6433"),
+        (Some(("DUGONG_PROXY_WRITE_PRT", "7432")),     2, "did you mean DUGONG_PROXY_WRITE_PORT?"),
+        (Some(("DUGONG_PROXY_CONFIG", "/nowhere")),    0, ""), // the flag wins
+    ];
+    for (variable, status, sentence) in cases {
+        let (code, _, stderr) = proxy::run_with(&check, variable);
+        assert_eq!(code, Some(status), "{variable:?}: {stderr}");
+        assert!(stderr.contains(sentence), "{variable:?}: {stderr}");
+        assert!(stderr.lines().count() <= 1, "{variable:?}: {stderr}");
+    }
+    let nowhere = Some(("DUGONG_PROXY_CONFIG", "/nowhere"));
+    let (code, _, stderr) = proxy::run_with(&["--check-config"], nowhere);
+    assert_eq!(code, Some(2), "{stderr}");
+}
+
 #[tokio::test]
 async fn without_files_accepting_pauses_and_goes_on_when_there_are_some() {
     let proxy = Proxy::start(&["--primary", "127.0.0.1:1"]);

@@ -144,7 +144,15 @@ impl Drop for Proxy {
 
 /// Runs it to its end: exit status, standard output, standard error.
 pub(crate) fn run(flags: &[&str]) -> (Option<i32>, String, String) {
-    let output = command().args(flags).output().unwrap();
+    run_with(flags, None)
+}
+
+/// The same, with a variable in its environment.
+pub(crate) fn run_with(
+    flags: &[&str],
+    variable: Option<(&str, &str)>,
+) -> (Option<i32>, String, String) {
+    let output = command().args(flags).envs(variable).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

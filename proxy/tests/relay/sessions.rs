@@ -178,7 +178,10 @@ async fn the_pages_over_http_say_what_the_proxy_knows() {
 
     let health = proxy.health().await;
     assert_eq!(health["phase"], "catching_up");
-    assert_eq!(health["sources"], serde_json::json!({ "configured": 1, "connected": 1 }));
+    assert_eq!(
+        health["sources"],
+        serde_json::json!({ "configured": 1, "found": 1, "connected": 1 })
+    );
     let address = format!("127.0.0.1:{}", proxy.read_port);
     assert_eq!(health["listeners"]["read"]["address"], address);
 
@@ -187,8 +190,8 @@ async fn the_pages_over_http_say_what_the_proxy_knows() {
     let (_, text) = proxy.get("/metrics").await;
     for metric in dugong_proxy::metrics::TABLE {
         let described = format!("# HELP {} {}", metric.name, metric.help);
-        // Histograms and counters by reason or outcome appear with their first event.
-        let late = ["hold_seconds", "rejected", "sessions_ended", "cancels"];
+        // Histograms, and what is by reason, outcome or name, appear with their first event.
+        let late = ["hold_seconds", "rejected", "sessions_ended", "cancels", "name_"];
         if !late.iter().any(|name| metric.name.contains(name)) {
             assert!(text.contains(&described), "{described}\n{text}");
         }

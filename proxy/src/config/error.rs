@@ -1,0 +1,57 @@
+//! Why there is no configuration, each in one sentence.
+
+use std::path::PathBuf;
+
+use crate::config::ControllerUrl;
+use crate::config::env::variable;
+use crate::config::keys::KEYS;
+
+/// Why there is no configuration. Each is a mistake of whoever started the proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{}, line {line}: {message}", path.display())]
+    Malformed { path: PathBuf, line: usize, message: String },
+    #[error("{}: unknown key {key:?}{}", path.display(), suggestion(*nearest))]
+    UnknownKey { path: PathBuf, key: String, nearest: Option<&'static str> },
+    #[error("unknown variable {variable}{}", suggested_variable(nearest.as_deref()))]
+    UnknownVariable { variable: String, nearest: Option<String> },
+    #[error("{variable}: {message}")]
+    Variable { variable: String, message: String },
+    #[error(
+        "nothing to connect to: name the controllers (--controller http://HOST:PORT, repeated) or a \
+         server (--primary HOST:PORT)"
+    )]
+    NoSource,
+    #[error("controllers and a fixed primary exclude each other: name one or the other")]
+    TwoSources,
+    #[error("{url}: controller_ca must name the certificates that it is verified by")]
+    NoCa { url: ControllerUrl },
+    #[error("controller_cert and controller_key belong together")]
+    HalfIdentity,
+    #[error("{url}: the token of controller_token_file would be sent in clear; write https")]
+    TokenInClear { url: ControllerUrl },
+    #[error("replicas need a primary beside them: add --primary HOST:PORT")]
+    ReplicasAlone,
+    #[error("{key} must be longer than nothing")]
+    Zero { key: &'static str },
+    #[error("{first} and {second} are both {port}: each listener needs a port of its own")]
+    SamePort { first: &'static str, second: &'static str, port: u16 },
+    #[error("{level:?} is no log level: use error, warn, info, debug or trace")]
+    LogLevel { level: String },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(key) => format!(", did you mean {key:?}?"),
+        None => format!("; the known ones are {}", KEYS.join(", ")),
+    }
+}
+
+fn suggested_variable(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!(", did you mean {nearest}?"),
+        None => format!("; the known ones are {}", KEYS.map(variable).join(", ")),
+    }
+}

@@ -1,0 +1,42 @@
+//! The keys: which there are, and what a person probably meant by another one.
+//!
+//! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
+
+/// Every key, in the order of the example.
+pub(super) const KEYS: [&str; 20] = [
+    "controllers",
+    "controller_ca",
+    "controller_cert",
+    "controller_key",
+    "controller_token_file",
+    "primary",
+    "replicas",
+    "resolvers",
+    "listen",
+    "write_port",
+    "read_port",
+    "http_port",
+    "hold_timeout",
+    "max_held",
+    "handshake_timeout",
+    "connect_timeout",
+    "drain_timeout",
+    "max_lag",
+    "read_fallback",
+    "log_level",
+];
+
+/// Whose values are lists.
+pub(super) const LISTS: [&str; 3] = ["controllers", "replicas", "resolvers"];
+
+/// Whose values are numbers.
+pub(super) const NUMBERS: [&str; 5] =
+    ["write_port", "read_port", "http_port", "max_held", "max_lag"];
+
+/// The known key that is most like a misspelt one; none where it is like none of them.
+pub(super) fn nearest(key: &str) -> Option<&'static str> {
+    let likeness = |known: &&str| strsim::jaro_winkler(key, known);
+    KEYS.into_iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|known| likeness(known) > 0.75)
+}
