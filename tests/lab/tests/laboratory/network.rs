@@ -1,7 +1,9 @@
 //! Cuts in each direction, delays and loss, seen by real sockets on every host.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -221,7 +223,20 @@ fn what_a_dead_owner_left_is_removed_with_its_processes() {
     run(&["netns", "add", &name]);
     let mut left =
         Command::new("ip").args(["netns", "exec", &name, "sleep", "600"]).spawn().unwrap();
-    // Another laboratory that begins beside this test may have been first.
+    let namespace_of = |path: &Path| fs::metadata(path).map(|found| found.ino());
+    let (handle, process) =
+        (Path::new("/run/netns").join(&name), format!("/proc/{}/ns/net", left.id()));
+    // It takes a moment to enter. Another laboratory that begins beside this test may be first.
+    while let Ok(wanted) = namespace_of(&handle)
+        && left.try_wait().unwrap().is_none()
+        && namespace_of(Path::new(&process)).ok() != Some(wanted)
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if !handle.exists() {
+        // It may have entered what that one had looked into before.
+        left.kill().unwrap();
+    }
     namespace::remove_leftovers().unwrap();
     assert!(!left.wait().unwrap().success());
     assert!(!own.namespace(HostId(0)).name().contains(&name));
