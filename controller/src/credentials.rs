@@ -8,10 +8,12 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::secret::{self, Refusal};
 
 /// 62 letters and digits to the power of 32: 190 bits.
 const PASSWORD_CHARACTERS: usize = 32;
@@ -67,9 +69,7 @@ impl Password {
     ///
     /// The system has no random numbers.
     pub fn fresh() -> Result<Self, CredentialsError> {
-        let of = |error| CredentialsError::Random { error };
-        let mut random = io::BufReader::new(File::open("/dev/urandom").map_err(of)?);
-        Self::generate(&mut random).map_err(of)
+        Self::generate(&mut random()?).map_err(no_random)
     }
 
     fn generate(random: &mut impl Read) -> io::Result<Self> {
@@ -99,11 +99,9 @@ impl Credentials {
     ///
     /// The system has no random numbers.
     pub fn generate() -> Result<Self, CredentialsError> {
-        let device = Path::new("/dev/urandom");
-        let of = |error| CredentialsError::Random { error };
-        let mut random = io::BufReader::new(File::open(device).map_err(of)?);
+        let mut random = random()?;
         let mut login = |name: &str| {
-            let password = Password::generate(&mut random).map_err(of)?;
+            let password = Password::generate(&mut random).map_err(no_random)?;
             Ok(Login { name: name.to_owned(), password })
         };
         let superuser = login("postgres")?;
@@ -120,15 +118,13 @@ impl Credentials {
     ///
     /// It cannot be read, others may read it, or it is not what [`Credentials::store_new`] writes.
     pub fn load(path: &Path) -> Result<Self, CredentialsError> {
-        let unreadable = |error| CredentialsError::Unreadable { path: path.to_owned(), error };
-        let mut file = File::open(path).map_err(unreadable)?;
-        // Of the opened file, not of the path: nobody can exchange it in between.
-        let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(CredentialsError::Exposed { path: path.to_owned(), mode });
-        }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(unreadable)?;
+        let of = |refusal| match refusal {
+            Refusal::Unreadable(error) => {
+                CredentialsError::Unreadable { path: path.to_owned(), error }
+            }
+            Refusal::Exposed(mode) => CredentialsError::Exposed { path: path.to_owned(), mode },
+        };
+        let text = secret::text(path).map_err(of)?;
         serde_json::from_str(&text)
             .map_err(|error| CredentialsError::Malformed { path: path.to_owned(), error })
     }
@@ -168,6 +164,14 @@ impl Credentials {
     }
 }
 
+fn random() -> Result<impl Read, CredentialsError> {
+    Ok(io::BufReader::new(File::open("/dev/urandom").map_err(no_random)?))
+}
+
+fn no_random(error: io::Error) -> CredentialsError {
+    CredentialsError::Random { error }
+}
+
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
@@ -194,7 +198,7 @@ pub enum CredentialsError {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

@@ -13,6 +13,7 @@ pub mod launch;
 pub mod lifeline;
 pub mod metrics;
 pub mod operator;
+mod pem;
 pub mod postgres;
 pub mod publish;
 pub mod run;

@@ -19,21 +19,37 @@ pub enum SecretError {
     Empty { key: &'static str, path: PathBuf },
 }
 
+/// Why a file that is for one user only was not read.
+pub(crate) enum Refusal {
+    Unreadable(io::Error),
+    /// Others can read it: its mode.
+    Exposed(u32),
+}
+
+/// The whole text of a file that nobody but its user can read.
+pub(crate) fn text(path: &Path) -> Result<String, Refusal> {
+    let mut file = File::open(path).map_err(Refusal::Unreadable)?;
+    // Of the opened file, not of the path: nobody can exchange it in between.
+    let mode = file.metadata().map_err(Refusal::Unreadable)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Refusal::Exposed(mode));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(Refusal::Unreadable)?;
+    Ok(text)
+}
+
 /// The text of a file, without the line breaks at its end. `key`: what names the file.
 ///
 /// # Errors
 ///
 /// It cannot be read, others can read it, or nothing is in it.
 pub(crate) fn read(key: &'static str, path: &Path) -> Result<String, SecretError> {
-    let unreadable = |error| SecretError::Unreadable { key, path: path.to_owned(), error };
-    let mut file = File::open(path).map_err(unreadable)?;
-    // Of the opened file, not of the path: nobody can exchange it in between.
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(SecretError::Exposed { key, path: path.to_owned(), mode });
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(unreadable)?;
+    let of = |refusal| match refusal {
+        Refusal::Unreadable(error) => SecretError::Unreadable { key, path: path.to_owned(), error },
+        Refusal::Exposed(mode) => SecretError::Exposed { key, path: path.to_owned(), mode },
+    };
+    let mut text = text(path).map_err(of)?;
     text.truncate(text.trim_end_matches(['\r', '\n']).len());
     if text.is_empty() {
         return Err(SecretError::Empty { key, path: path.to_owned() });

@@ -1,7 +1,6 @@
 //! How an operator reaches controllers: those of a cluster on this machine, or any by their URLs.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::credentials::{Credentials, Password};
 use crate::launch::layout::Layout;
+use crate::pem::{self, Unfit};
 use crate::run::Failure;
 use crate::secret;
 
@@ -148,12 +148,12 @@ fn client_config(options: &ReachOptions) -> Result<ClientConfig, Failure> {
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let failed = |why: String| Failure::Runtime(format!("{key}: {}: {why}", path.display()));
-    let pem = fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|error| failed(error.to_string()))?;
-    if found.is_empty() {
-        return Err(failed("it holds no certificate in PEM".to_owned()));
-    }
-    Ok(found)
+    pem::read(path).map_err(|error| {
+        let why = match error {
+            Unfit::Unreadable(error) => error.to_string(),
+            Unfit::Nothing => "it holds no certificate in PEM".to_owned(),
+            Unfit::Malformed(why) => why.to_string(),
+        };
+        Failure::Runtime(format!("{key}: {}: {why}", path.display()))
+    })
 }

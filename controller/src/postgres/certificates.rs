@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use tokio::time::{Duration, Instant};
 
 use crate::config::TlsFiles;
+use crate::pem::{self, Mark, Unfit, mark};
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
@@ -104,19 +105,14 @@ fn read<T: PemObject>(
     (key, what): (&'static str, &'static str),
     path: &Path,
 ) -> Result<Vec<T>, TlsError> {
-    let bytes = fs::read(path).map_err(|error| TlsError::Unreadable {
-        key,
-        path: path.to_owned(),
-        error,
-    })?;
-    let read: Result<Vec<T>, _> = T::pem_slice_iter(&bytes).collect();
-    read.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
-        .map_err(|why| TlsError::Malformed {
-            key,
-            path: path.to_owned(),
-            what,
-            why: why.to_string(),
-        })
+    let path = || path.to_owned();
+    let malformed =
+        |why: Error| TlsError::Malformed { key, path: path(), what, why: why.to_string() };
+    pem::read(&path()).map_err(|error| match error {
+        Unfit::Unreadable(error) => TlsError::Unreadable { key, path: path(), error },
+        Unfit::Nothing => malformed(Error::NoItemsFound),
+        Unfit::Malformed(why) => malformed(why),
+    })
 }
 
 /// Whether another instance that has the same CA would follow this one.
@@ -140,9 +136,6 @@ fn is_trusted(
     );
     verified.map(|_| ()).map_err(|error| error.to_string())
 }
-
-/// What shows that a file is another one, or was changed; none where it is away.
-type Mark = Option<(u64, u64, i64, i64, u64)>;
 
 /// Looks now and then whether the files were exchanged.
 #[derive(Debug)]
@@ -201,9 +194,5 @@ impl Certificates {
 }
 
 fn marks(files: Option<&TlsFiles>) -> [Mark; 3] {
-    let mark = |path: &PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
-    };
-    files.map_or([None; 3], |files| [&files.cert, &files.key, &files.ca].map(mark))
+    files.map_or([None; 3], |files| [&files.cert, &files.key, &files.ca].map(|path| mark(path)))
 }

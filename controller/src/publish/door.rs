@@ -3,10 +3,8 @@
 //! **Invariant:** nobody holds up others: a handshake has its own task and its own deadline, and
 //! there are no more of them at a time than [`HANDSHAKES_MAX`].
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +26,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::admission::Peer;
 use crate::config::HttpTls;
+use crate::pem::{self, Mark, Unfit, mark};
 use crate::secret::{self, SecretError};
 
 /// The longest that a client may take for its part of the handshake.
@@ -158,9 +157,6 @@ struct Files {
     looked: Instant,
 }
 
-/// What shows that a file is another one, or was changed; none where it is away.
-type Mark = Option<(u64, u64, i64, i64, u64)>;
-
 impl Files {
     fn load(tls: HttpTls) -> Result<Self, TlsError> {
         let marks = marks(&tls);
@@ -189,11 +185,8 @@ impl Files {
 }
 
 fn marks(tls: &HttpTls) -> Vec<Mark> {
-    let mark = |path: &PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
-    };
-    [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca).map(mark).collect()
+    let all = [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca);
+    all.map(|path| mark(path)).collect()
 }
 
 fn configuration(tls: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
@@ -226,16 +219,12 @@ fn configuration(tls: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = fs::read(path).map_err(|error| TlsError::Unreadable {
-        key,
-        path: path.to_owned(),
-        error,
-    })?;
-    let malformed =
-        |why: String| TlsError::Malformed { key, path: path.to_owned(), what: "certificate", why };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|error| malformed(error.to_string()))?;
-    if found.is_empty() { Err(malformed("it has none".to_owned())) } else { Ok(found) }
+    let (path, what) = (path.to_owned(), "certificate");
+    pem::read(&path).map_err(|error| match error {
+        Unfit::Unreadable(error) => TlsError::Unreadable { key, path, error },
+        Unfit::Nothing => TlsError::Malformed { key, path, what, why: "it has none".to_owned() },
+        Unfit::Malformed(why) => TlsError::Malformed { key, path, what, why: why.to_string() },
+    })
 }
 
 impl AsyncRead for Stream {

@@ -471,15 +471,7 @@ fn only_the_first_of_enough_empty_instances_makes_a_cluster() {
         }
         snapshot
     };
-    let seen = |data| {
-        Event::Observed(Server {
-            data,
-            run: Run::Down,
-            room: Room::Enough,
-            shut_down_at: None,
-            trouble: None,
-        })
-    };
+    let seen = |data| Event::Observed(Server { data, run: Run::Down, ..Server::unknown() });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", 3, true),
@@ -521,13 +513,7 @@ fn a_record_that_does_not_fit_the_data_is_refused() {
 #[test]
 fn foreign_data_is_left_alone_and_a_primary_with_it_leaves_its_office() {
     let foreign = Data::Foreign { why: "it is somebody else's".to_owned() };
-    let seen = Event::Observed(Server {
-        data: foreign,
-        run: Run::Down,
-        room: Room::Enough,
-        shut_down_at: None,
-        trouble: None,
-    });
+    let seen = Event::Observed(Server { data: foreign, run: Run::Down, ..Server::unknown() });
     #[rustfmt::skip]
     let cases = [
         ("pg-1", ServerState::Stopped),  // the primary: its sync may take over at once

@@ -143,13 +143,7 @@ pub(super) fn identity(name: &str) -> Identity {
 }
 
 pub(super) fn server(name: &str, run: Run) -> Server {
-    Server {
-        data: Data::Own(identity(name)),
-        run,
-        room: Room::Enough,
-        shut_down_at: None,
-        trouble: None,
-    }
+    Server { data: Data::Own(identity(name)), run, ..Server::unknown() }
 }
 
 pub(super) fn standby(receiver: Receiver) -> StandbyView {

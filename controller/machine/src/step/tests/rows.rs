@@ -18,13 +18,7 @@ fn upstream_of(state: &State) -> InstanceId {
 /// unassigned | a record without me | get a copy of the chain's tail, stream, announce `ready`
 #[test]
 fn an_unassigned_instance_copies_the_tail_of_the_chain_and_gets_ready() {
-    let nothing = Server {
-        data: Data::Empty,
-        run: Run::Down,
-        room: Room::Enough,
-        shut_down_at: None,
-        trouble: None,
-    };
+    let nothing = Server { data: Data::Empty, run: Run::Down, ..Server::unknown() };
     let empty = after(instance("pg-4", snapshot()), NOW, Event::Observed(nothing));
     let Some(Goal::Copied { source, making, .. }) = &empty.goal else { panic!("{:?}", empty.goal) };
     assert_eq!((&source.id, *making), (&id("pg-3"), 1));
