@@ -25,7 +25,6 @@ use clap::Args;
 use rustix::process::{Signal, kill_process};
 
 use self::layout::Layout;
-pub use self::ports::free_ports;
 use self::progress::say;
 use crate::run::Failure;
 

@@ -68,7 +68,7 @@ async fn serve_at(ip: Ipv4Addr, port: u16, topology: Option<Topology>) -> Publis
 }
 
 async fn serve(topology: Option<Topology>) -> (u16, Publisher) {
-    let port = dugong_controller::launch::free_ports(1).unwrap()[0];
+    let port = dugong_tests::free_port();
     (port, serve_at(Ipv4Addr::LOCALHOST, port, topology).await)
 }
 

@@ -1,7 +1,6 @@
 //! A private etcd of one or more members, on loopback.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -9,13 +8,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
+use crate::ports::free_port;
 use crate::processes::{Pid, kill};
 
 /// The longest that a member may take to answer on a busy machine.
 const UP_WITHIN: Duration = Duration::from_secs(60);
-
-/// Outside of what the system gives to clients by itself.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// Running members; ended, and their data removed, when it is dropped.
 #[derive(Debug)]
@@ -43,11 +40,8 @@ impl Etcd {
     /// The same with TLS for clients or whatever else `arguments` say.
     pub async fn start_with(members: usize, scheme: &'static str, arguments: &[String]) -> Self {
         let directory = tempfile::Builder::new().prefix("dugong-etcd-").tempdir();
-        let ports = free_ports(2 * members);
-        let members = ports
-            .chunks(2)
-            .map(|pair| Member { client_port: pair[0], peer_port: pair[1], process: None })
-            .collect();
+        let member = |_| Member { client_port: free_port(), peer_port: free_port(), process: None };
+        let members = (0..members).map(member).collect();
         let arguments = arguments.to_vec();
         let directory = directory.expect("a directory can be made");
         let mut etcd = Self { directory, members, arguments, scheme };
@@ -145,19 +139,4 @@ fn end(member: &mut Member) {
 fn log_of(directory: &Path, place: usize) -> File {
     let path = directory.join(format!("m{place}.log"));
     File::options().create(true).append(true).open(path).expect("a log can be written")
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let size = usize::from(PORTS.end - PORTS.start);
-    let from = std::process::id() as usize * 37 % size;
-    let all = (0..size).map(|step| PORTS.start + u16::try_from((from + step) % size).unwrap_or(0));
-    let mut listeners = Vec::new();
-    for port in all {
-        listeners.extend(TcpListener::bind(("127.0.0.1", port)));
-        if listeners.len() == count {
-            break;
-        }
-    }
-    let port = |it: TcpListener| it.local_addr().expect("it is bound").port();
-    listeners.into_iter().map(port).collect()
 }

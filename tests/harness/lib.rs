@@ -16,6 +16,7 @@ mod cluster;
 mod disk;
 mod etcd;
 mod eventually;
+mod ports;
 mod processes;
 
 pub use binaries::{binary, built};
@@ -24,4 +25,5 @@ pub use cluster::{Cluster, Instance};
 pub use disk::Disk;
 pub use etcd::Etcd;
 pub use eventually::eventually;
+pub use ports::free_port;
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};

@@ -8,7 +8,7 @@ use dugong_topology::InstanceId;
 
 use super::UpOptions;
 use super::layout::{ClusterFile, InstancePorts, Layout, at};
-use super::ports::{choose, free_ports, is_free};
+use super::ports::Ports;
 use super::user::User;
 use crate::credentials::Credentials;
 use crate::postgres::find_bin;
@@ -31,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) programs: PathBuf,
     /// Keeps other launchers away while it is open.
     pub(super) _lock: File,
+    /// The same for the ports.
+    pub(super) _ports: Ports,
 }
 
 /// Checks and writes everything; starts nothing.
@@ -71,10 +73,11 @@ pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
             cluster.instances.len()
         )));
     }
-    instances(&mut cluster, options.instances)?;
+    let mut ports = Ports::new().map_err(Failure::runtime)?;
+    instances(&mut cluster, options.instances, &mut ports)?;
     let (before, asked) = (before.as_ref(), options);
-    let port = |flag, asked, of: fn(&ClusterFile) -> u16, usual| {
-        choose(flag, asked, before.map(of), usual)
+    let mut port = |flag, asked, of: fn(&ClusterFile) -> u16, usual| {
+        ports.choose(flag, asked, before.map(of), usual)
     };
     cluster.write_port = port("--write-port", asked.write_port, |file| file.write_port, 6432)?;
     cluster.read_port = port("--read-port", asked.read_port, |file| file.read_port, 6433)?;
@@ -82,7 +85,8 @@ pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
     layout.write(&cluster)?;
 
     let credentials = credentials(&layout, &user)?;
-    let prepared = Prepared { layout, cluster, credentials, user, programs, _lock: lock };
+    let (_lock, _ports) = (lock, ports);
+    let prepared = Prepared { layout, cluster, credentials, user, programs, _lock, _ports };
     for instance in &prepared.cluster.instances {
         prepared.write_instance(instance)?;
     }
@@ -153,7 +157,11 @@ fn programs(layout: &Layout, user: &User) -> Result<PathBuf, Failure> {
 }
 
 /// Adds instances up to `wanted`, and gives each instance ports that are free.
-fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Failure> {
+fn instances(
+    cluster: &mut ClusterFile,
+    wanted: Option<usize>,
+    ports: &mut Ports,
+) -> Result<(), Failure> {
     let there = cluster.instances.len();
     let least = if cluster.one_node { 1 } else { INSTANCES_MIN };
     let wanted = wanted.unwrap_or_else(|| there.max(least));
@@ -163,18 +171,18 @@ fn instances(cluster: &mut ClusterFile, wanted: Option<usize>) -> Result<(), Fai
             "the cluster has {there} instances: it can grow, but not shrink to {wanted}"
         )));
     }
-    let mut free = free_ports(2 * wanted).map_err(Failure::runtime)?;
-    let mut next = || free.pop().unwrap_or_default();
     for instance in &mut cluster.instances {
         for port in [&mut instance.postgres_port, &mut instance.http_port] {
-            if is_free(*port).is_err() {
-                *port = next();
+            if ports.claim(*port).is_err() {
+                *port = ports.any().map_err(Failure::runtime)?;
             }
         }
     }
     for number in there + 1..=wanted {
         let id: InstanceId = format!("pg-{number}").parse().map_err(Failure::runtime)?;
-        cluster.instances.push(InstancePorts { id, postgres_port: next(), http_port: next() });
+        let mut any = || ports.any().map_err(Failure::runtime);
+        let (postgres_port, http_port) = (any()?, any()?);
+        cluster.instances.push(InstancePorts { id, postgres_port, http_port });
     }
     Ok(())
 }

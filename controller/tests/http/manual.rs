@@ -55,7 +55,7 @@ fn words(line: &str) -> String {
 async fn the_manuals_examples_give_what_they_say() {
     let (_sender, topologies) = watch::channel(published(machines()));
     let zone = Zone::new("dugong.internal", "main", 1).unwrap();
-    let dns = dugong_controller::launch::free_ports(1).unwrap()[0];
+    let dns = dugong_tests::free_port();
     let server = NameServer::bind(&Address::loopback(dns), zone).await.unwrap();
     tokio::spawn(server.serve(topologies.clone()));
     let http = serve("pg-1", topologies).await;

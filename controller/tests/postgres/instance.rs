@@ -1,10 +1,10 @@
 //! One supervised server in a directory of its own, and what a test does with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use dugong_controller::clock::Clock;
 use dugong_controller::credentials::{Credentials, Password};
@@ -15,6 +15,7 @@ use dugong_machine::{
     Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView,
     Time, Upstream,
 };
+use dugong_tests::free_port;
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -531,20 +532,6 @@ pub(crate) fn server_processes(data: &Path) -> Vec<i32> {
             .is_ok_and(|cwd| cwd.starts_with(data) || cwd == data.with_extension(" (deleted)"))
     };
     pids.filter(works_there).collect()
-}
-
-/// A port that is free just now, below those that the system gives to outgoing connections.
-fn free_port() -> u16 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    let mut seed = u64::from(now.subsec_nanos()) ^ (u64::from(std::process::id()) << 16);
-    loop {
-        // Numerical Recipes' generator: good enough to keep parallel tests apart.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let port = 20_000 + u16::try_from((seed >> 33) % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// A process that supervises a primary is killed; its server must go, too.

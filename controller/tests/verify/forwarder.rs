@@ -14,7 +14,7 @@ pub(crate) struct Forwarder {
 
 impl Forwarder {
     pub(crate) async fn to(target: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", crate::server::free_port())).await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", dugong_tests::free_port())).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (target, watched) = watch::channel(target);
         let mut tasks = JoinSet::new();

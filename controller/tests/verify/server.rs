@@ -3,14 +3,13 @@
 //! PostgreSQL refuses to run as root: then it runs as the user `postgres`.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use dugong_controller::postgres::find_bin;
+use dugong_tests::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -172,19 +171,6 @@ impl Drop for Server {
 
 pub(crate) fn dsn(port: u16) -> String {
     format!("host=127.0.0.1 port={port} user=postgres dbname=postgres")
-}
-
-/// A free port outside the range that the system hands out by itself.
-pub(crate) fn free_port() -> u16 {
-    // Different from process to process and from call to call; no better chance is needed.
-    static CALLS: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let call = CALLS.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(20_000 + (std::process::id() * 37 + call * 11) % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn program(name: &str) -> Command {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dugong_tests::free_port;
 use dugong_topology::Phase;
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
@@ -9,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use crate::controller::{Controller, cluster};
 use crate::eventually::{eventually, soon};
 use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect, fatal, rest};
-use crate::postgres::{Postgres, free_port, server_behind, shared_pair};
+use crate::postgres::{Postgres, server_behind, shared_pair};
 use crate::proxy::Proxy;
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneHandler, ZoneType};
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::postgres::free_port;
+use dugong_tests::free_port;
 
 const ZONE: &str = "dugong.test.";
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
+use dugong_tests::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Config, NoTls};
@@ -129,20 +130,6 @@ pub(crate) async fn server_behind(port: u16) -> Result<String, tokio_postgres::E
     drop(client);
     connection.await.unwrap()?;
     Ok(row.get(0))
-}
-
-/// A free port outside the range that the system hands out by itself.
-pub(crate) fn free_port() -> u16 {
-    // Different from process to process and from call to call; no better chance is needed.
-    static CALLS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    loop {
-        let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let port = 20_000 + (std::process::id() * 31 + call * 7) % 12_000;
-        let port = u16::try_from(port).unwrap();
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn program(name: &str) -> Command {
