@@ -14,7 +14,7 @@ static CLAIMS: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
 
 /// A port that is free, and this process's own until it ends.
 pub fn free_port() -> u16 {
-    // Where to begin: different from process to process, for there is no more to it than speed.
+    // Processes begin at different places, so that few find the first ports claimed.
     let size = u32::from(RANGE.end - RANGE.start);
     let offset = u16::try_from(std::process::id() * 37 % size).unwrap_or_default();
     (RANGE.start + offset..RANGE.end).chain(RANGE).find(|port| claim(*port)).expect("a free port")

@@ -113,6 +113,13 @@ mod tests {
     }
 
     #[test]
+    fn what_a_test_has_claimed_no_launcher_takes() {
+        let port = dugong_tests::free_port();
+        let refused = Ports::new().unwrap().claim(port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
     fn any_ports_differ_and_are_not_ephemeral() {
         let mut ports = Ports::new().unwrap();
         ports.next = RANGE.end - 3;

@@ -5,14 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dugong_tests::free_port;
 use hickory_server::Server;
 use hickory_server::proto::rr::rdata::{SOA, SRV};
 use hickory_server::proto::rr::{LowerName, Name, RData, Record, RecordType, RrKey};
 use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneHandler, ZoneType};
 use tokio::net::{TcpListener, UdpSocket};
-
-use dugong_tests::free_port;
 
 const ZONE: &str = "dugong.test.";
 
