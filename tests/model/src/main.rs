@@ -33,6 +33,9 @@ use crate::proof::PROOFS;
 use crate::trouble::Fault;
 use crate::world::World;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Explores every interleaving of a small cluster, with the production state machine
 ///
 /// Faults strike at any moment, and last for any number of seconds. Ends with status 1 at a state
