@@ -1,8 +1,9 @@
 //! The store in etcd, for a cluster on many machines.
 //!
 //! [`EtcdStore`] is a handle. `members` asks one member of etcd after the other; `keys` says where
-//! what lies; `session`, `declare` and `requests` are the writes, each one transaction; `watcher`
-//! follows everything, `content` makes snapshots of it; `trouble` is every failure, in words.
+//! what lies; `session`, `declare` and `requests` are the writes, each one transaction; `lapse` ends
+//! the sessions that are not renewed; `watcher` follows everything, `content` makes snapshots of it;
+//! `trouble` is every failure, in words.
 //!
 //! **Invariant:** whatever is decided is compared in the transaction that writes it. What was read
 //! before it only finds the words for a refusal.
@@ -10,14 +11,12 @@
 //! **Invariant:** the revision of a snapshot is etcd's own at which the content was so. Others may
 //! write into the same etcd, so it may grow where nothing here has changed.
 //!
-//! A session ends when etcd has revoked its lease, which is up to a second after its time: etcd
-//! looks twice a second, and gives every lease its whole time again when its leader changes.
-//!
 //! Source: PROTOCOL.md, "The store's contract"; etcd, "etcd API guarantees".
 
 mod content;
 mod declare;
 mod keys;
+mod lapse;
 mod members;
 mod requests;
 mod session;
@@ -40,6 +39,7 @@ use tokio::task::JoinHandle;
 use self::content::{Kept, Value, as_revision};
 use self::declare::Refusal;
 use self::keys::Keys;
+use self::lapse::Lapse;
 use self::members::{Kept as Renewal, Members};
 use self::session::Session;
 use self::trouble::Trouble;
@@ -69,6 +69,7 @@ pub struct EtcdStore {
     readings: watch::Receiver<Reading>,
     highest: Arc<AtomicI64>,
     watcher: JoinHandle<()>,
+    lapse: Option<JoinHandle<()>>,
 }
 
 impl EtcdStore {
@@ -88,7 +89,10 @@ impl EtcdStore {
             .map_err(|error| StoreError(format!("/dev/urandom cannot be read: {error}")))?;
         // Instances begin with different members, so that no member serves them all.
         let first = instance.as_str().bytes().map(usize::from).sum();
-        Ok(Self::start(access, cluster, Some(session), first))
+        let mut store = Self::start(access, cluster, Some(session), first);
+        let lapse = Lapse::new(store.members.clone(), store.keys.clone(), instance);
+        store.lapse = Some(tokio::spawn(lapse.run()));
+        Ok(store)
     }
 
     /// A handle without being an instance: to look, and for the operator's word.
@@ -109,7 +113,7 @@ impl EtcdStore {
         let watcher = Watcher::new(members.clone(), keys.clone(), publish, highest.clone());
         let watcher = tokio::spawn(watcher.run());
         let session = session.map(Mutex::new);
-        Self { members, keys, session, readings, highest, watcher }
+        Self { members, keys, session, readings, highest, watcher, lapse: None }
     }
 
     fn session(&self) -> Result<&Mutex<Session>, Trouble> {
@@ -158,6 +162,9 @@ impl EtcdStore {
 impl Drop for EtcdStore {
     fn drop(&mut self) {
         self.watcher.abort();
+        if let Some(lapse) = &self.lapse {
+            lapse.abort();
+        }
     }
 }
 

@@ -12,8 +12,9 @@
 //! | `now/request` | the open request, if one is |
 //! | `now/outcomes/N` | how request N ended |
 //! | `history/R` | the record that replaced the one of revision R (0: the first) |
+//! | `beats/ID` | the session's time to live in milliseconds, written with each renewal; under the lease, too |
 //!
-//! A watch follows all of `now/`. Numbers have leading zeros, so that etcd's order is theirs.
+//! A watch follows all of `now/`; beats are outside, so that a renewal is news to nobody. Numbers have leading zeros, so that etcd's order is theirs.
 
 use dugong_topology::InstanceId;
 
@@ -100,6 +101,14 @@ impl Keys {
         format!("{}now/instances/{instance}/{}", self.root, what.name())
     }
 
+    pub(super) fn beats(&self) -> String {
+        format!("{}beats/", self.root)
+    }
+
+    pub(super) fn beat(&self, instance: &str) -> String {
+        format!("{}beats/{instance}", self.root)
+    }
+
     pub(super) fn history(&self) -> String {
         format!("{}history/", self.root)
     }
@@ -148,7 +157,13 @@ mod tests {
         for (what, _) in OfInstance::ALL {
             assert_eq!(keys.meaning(&keys.of(&id, what)), Key::Instance("pg-1", what));
         }
-        for other in [keys.asked(), keys.history_after(5), "/other/main/now/record".to_owned()] {
+        assert_eq!(keys.beat("pg-1"), format!("{}pg-1", keys.beats()));
+        for other in [
+            keys.asked(),
+            keys.beat("pg-1"),
+            keys.history_after(5),
+            "/other/main/now/record".to_owned(),
+        ] {
             assert_eq!(keys.meaning(&other), Key::Other, "{other}");
         }
         assert!(keys.outcome(9) < keys.outcome(10) && counted(u64::MAX).len() == 20);

@@ -6,6 +6,8 @@
 //! **Invariant:** a lease is renewed before the word that it carries is written, so that whoever
 //! counts the session from before the call never counts too long.
 //!
+//! **Invariant:** a renewal is a write that compares the session, as `lapse` compares the renewal.
+//!
 //! Source: etcd, "etcd API", lease and transaction; PROTOCOL.md, "The store's contract", 5 and 6.
 
 use std::fs::File;
@@ -29,7 +31,7 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub(super) struct Session {
     instance: InstanceId,
-    ttl_seconds: i64,
+    ttl: Duration,
     /// Random; tells this handle's session from those of others for the same instance.
     token: String,
     lease: Option<i64>,
@@ -49,15 +51,12 @@ struct Found {
 }
 
 impl Session {
-    /// etcd counts in whole seconds; more is given, never less.
     pub(super) fn new(instance: InstanceId, ttl: Duration) -> std::io::Result<Self> {
         let mut random = [0; 16];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let token = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let whole = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let ttl_seconds = i64::try_from(whole).unwrap_or(i64::MAX);
         let (lease, opened, said, taken) = (None, false, 0, None);
-        Ok(Self { instance, ttl_seconds, token, lease, opened, said, taken })
+        Ok(Self { instance, ttl, token, lease, opened, said, taken })
     }
 
     /// What a declaration compares, so that it is refused once a later session has begun.
@@ -108,9 +107,11 @@ impl Session {
             return Ok(Kept::Gone);
         }
         // A lease may outlive the session that was under it.
-        let found = self.find(members, keys).await?;
-        let is_ours =
-            found.lease == Some(lease) && found.epoch.is_some_and(|epoch| epoch.text == self.token);
+        let session = keys.of(&self.instance, OfInstance::Session);
+        let alive = Compare::lease(session, CompareOp::Equal, lease);
+        let beat =
+            Txn::new().when([self.is_newest(keys), alive]).and_then([self.beat(keys, lease)]);
+        let is_ours = members.txn(beat).await?.succeeded();
         Ok(if is_ours { Kept::Alive } else { Kept::Gone })
     }
 
@@ -131,7 +132,9 @@ impl Session {
             }
             self.forget_lease();
         }
-        let lease = members.grant(self.ttl_seconds).await?;
+        // etcd counts in whole seconds; more is given, never less.
+        let whole = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
+        let lease = members.grant(i64::try_from(whole).unwrap_or(i64::MAX)).await?;
         self.lease = Some(lease);
         Ok(lease)
     }
@@ -171,8 +174,16 @@ impl Session {
             TxnOp::put(key(OfInstance::Said), counted(self.said), None),
             TxnOp::put(key(OfInstance::Word), word, None),
             TxnOp::put(key(OfInstance::Session), state(presence.server), leased()),
+            self.beat(keys, lease),
             handover,
         ]
+    }
+
+    /// Shows the others that the session was renewed.
+    fn beat(&self, keys: &Keys, lease: i64) -> TxnOp {
+        let ttl = self.ttl.as_millis().to_string();
+        let leased = PutOptions::new().with_lease(lease);
+        TxnOp::put(keys.beat(self.instance.as_str()), ttl, Some(leased))
     }
 
     async fn find(&self, members: &Members, keys: &Keys) -> Result<Found, Trouble> {

@@ -58,12 +58,24 @@ impl Place for Members {
     }
 
     fn lateness(&self) -> Duration {
-        // It looks every half second, and writes the end to disk on a busy machine.
+        // Seen by another handle within a tenth of a second, and written to disk on a busy machine.
         Duration::from_secs(3)
     }
 }
 
 contract_tests!(Members::new(1).await);
+
+/// The place of the member that leads.
+async fn leader(members: &Members) -> usize {
+    for (place, endpoint) in members.0.endpoints().into_iter().enumerate() {
+        let mut client = Client::connect([endpoint], None).await.unwrap();
+        let status = client.status().await.unwrap();
+        if status.header().map(etcd_client::ResponseHeader::member_id) == Some(status.leader()) {
+            return place;
+        }
+    }
+    panic!("no member leads");
+}
 
 /// Waits until the watch says that the store cannot be read.
 async fn fails(watch: &mut watch::Receiver<Reading>) -> StoreError {
@@ -113,6 +125,49 @@ async fn the_loss_of_a_member_is_nobodys_trouble() {
         members.0.restart(lost);
         members.0.is_up(lost).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_in_time_where_the_leader_is_lost_with_its_holder() {
+    let mut members = Members::new(3).await;
+    // A lease of this length would end much later than the session, and no election is as long.
+    let ttl = Duration::from_millis(8_010);
+    let holder = EtcdStore::open(members.access(), "main", id("pg-1"), ttl).unwrap();
+    let other = members.open("pg-2");
+    at_last(async || holder.announce(presence("pg-1", ServerState::Primary)).await).await;
+    let mut watch = other.watch();
+    shown(&mut watch, "the presence", |it| is_alive(it, "pg-1")).await;
+    at_last(async || holder.renew().await).await;
+    let renewed = Instant::now();
+    let leader = leader(&members).await;
+    // Halfway, so that a lease that is given its whole time again has half of it too much.
+    tokio::time::sleep_until((renewed + ttl / 2).into()).await;
+    members.0.kill(leader);
+    shown(&mut watch, "the lapse", |it| has_lapsed(it, "pg-1")).await;
+    let after = renewed.elapsed();
+    assert!(after < ttl + members.lateness(), "lapsed only after {after:?}");
+    assert!(after + Duration::from_millis(50) > ttl, "lapsed after {after:?} already");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_renewed_meanwhile_is_not_ended() {
+    let members = Members::new(1).await;
+    let ttl = Duration::from_secs(2);
+    let holder = EtcdStore::open(members.access(), "main", id("pg-1"), ttl).unwrap();
+    holder.announce(presence("pg-1", ServerState::Primary)).await.unwrap();
+    let mut late = Lapse::new(holder.members.clone(), holder.keys.clone(), id("pg-2"));
+    late.look().await.unwrap();
+    let looked = Instant::now();
+    // As if the other machine were paused between its look and its deed.
+    while looked.elapsed() <= ttl {
+        tokio::time::sleep(ttl / 10).await;
+        holder.renew().await.unwrap();
+    }
+    late.end_the_silent().await.unwrap();
+    assert_eq!(holder.renew().await, Ok(()), "what was seen is not what is there");
+    late.look().await.unwrap();
+    late.end_the_silent().await.unwrap();
+    assert_eq!(holder.renew().await, Ok(()), "and its time begins anew");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
