@@ -4,7 +4,7 @@
 //! takes longer is late because of a trouble (a pause, a cut, an outage), and troubles are chosen
 //! like everything else. Supervisors look and act at once; that they may not is a pause, too.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -247,9 +247,8 @@ impl Eq for Print {}
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let print = self.print.0.get_or_init(|| {
-            let mut hasher = ahash::RandomState::with_seeds(1, 2, 3, 4).build_hasher();
-            (&self.server, &self.controller, self.epoch, &self.late).hash(&mut hasher);
-            hasher.finish()
+            let state = (&self.server, &self.controller, self.epoch, &self.late);
+            ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(state)
         });
         state.write_u64(*print);
     }
