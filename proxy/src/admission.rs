@@ -9,19 +9,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dugong_topology::{Phase, Topology};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Awaited, SessionError};
 use crate::gate::Budget;
-use crate::handshake;
 use crate::listener::Listener;
 use crate::metrics;
 use crate::route::{self, Options, Target};
 use crate::runtime::Shared;
 use crate::session::dial::{self, Server};
 use crate::shutdown::Stage;
+use crate::stream::Stream;
 
 /// Between two tries of servers that do not answer: doubled from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -35,7 +34,7 @@ type Topologies = watch::Receiver<Option<Arc<Topology>>>;
 ///
 /// Nobody could serve it in time, too many wait, the client left, or the proxy stops.
 pub async fn admit(
-    client: &TcpStream,
+    client: &mut Stream,
     startup: &[u8],
     listener: Listener,
     shared: &Shared,
@@ -44,7 +43,7 @@ pub async fn admit(
     tokio::select! {
         biased;
         () = shared.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
-        error = handshake::gone(client) => Err(SessionError::Client(error)),
+        error = client.gone() => Err(SessionError::Client(error)),
         found = find(startup, listener, shared) => found,
     }
 }

@@ -5,14 +5,13 @@
 //!
 //! **Invariant:** bounded in time (one limit for all of it) and in bytes, whatever the client sends.
 
-use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::SessionError;
+use crate::stream::Stream;
 use crate::wire::message::CancelKey;
 use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, StartupError};
 
@@ -35,14 +34,14 @@ const NOT_OFFERED: &[u8] = b"N";
 /// # Errors
 ///
 /// Too slow, no startup packet, or gone.
-pub async fn read(client: &mut TcpStream, limit: Duration) -> Result<Opening, SessionError> {
+pub async fn read(client: &mut Stream, limit: Duration) -> Result<Opening, SessionError> {
     match timeout(limit, read_unlimited(client)).await {
         Ok(result) => result,
         Err(_) => Err(SessionError::HandshakeTimeout { limit }),
     }
 }
 
-async fn read_unlimited(client: &mut TcpStream) -> Result<Opening, SessionError> {
+async fn read_unlimited(client: &mut Stream) -> Result<Opening, SessionError> {
     let mut asked_tls = false;
     let mut asked_gss = false;
     loop {
@@ -62,7 +61,7 @@ async fn read_unlimited(client: &mut TcpStream) -> Result<Opening, SessionError>
 }
 
 /// One packet with its length; none where the client closed before its first byte.
-async fn packet(client: &mut TcpStream) -> Result<Option<Vec<u8>>, SessionError> {
+async fn packet(client: &mut Stream) -> Result<Option<Vec<u8>>, SessionError> {
     let mut packet = Vec::new();
     take(client, LENGTH_BYTES, &mut packet).await?;
     let Some(length) = packet.first_chunk::<LENGTH_BYTES>() else {
@@ -80,25 +79,9 @@ async fn packet(client: &mut TcpStream) -> Result<Option<Vec<u8>>, SessionError>
 }
 
 /// Reads `bytes` more, or fewer where the client closes.
-async fn take(
-    client: &mut TcpStream,
-    bytes: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), SessionError> {
+async fn take(client: &mut Stream, bytes: usize, into: &mut Vec<u8>) -> Result<(), SessionError> {
     match client.take(bytes as u64).read_to_end(into).await {
         Ok(_) => Ok(()),
         Err(error) => Err(SessionError::Client(error)),
-    }
-}
-
-/// Waits until the client has closed. Reads nothing.
-///
-/// A client that sends something before it is asked stays: when it leaves is then noticed by the
-/// relay, or not before its hold ends.
-pub async fn gone(client: &TcpStream) -> io::Error {
-    match client.peek(&mut [0]).await {
-        Ok(0) => io::ErrorKind::UnexpectedEof.into(),
-        Ok(_) => std::future::pending().await,
-        Err(error) => error,
     }
 }

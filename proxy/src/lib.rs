@@ -37,5 +37,6 @@ pub mod runtime;
 pub mod session;
 pub mod shutdown;
 pub mod socket;
+pub mod stream;
 pub mod watch;
 pub mod wire;

@@ -1,25 +1,30 @@
 //! The relay: moves bytes between a client and a server, both ways, until one side ends.
 //!
-//! [`Relay::run`] is the loop. Each direction has one [`Buffer`], allocated when the relay is made:
-//! what was read is written before more is read, so that a slow reader slows its writer down and
-//! nothing piles up here.
+//! [`Relay::run`] is the loop, over any two streams. What was read is written before more is read, so
+//! that a slow reader slows its writer down and nothing piles up here. Bytes are read into a buffer of
+//! the thread and written on at once; a session owns memory only for the [`Rest`] that the other side
+//! did not take.
 //!
-//! **Invariant:** no protocol knowledge, no allocation and no log line per burst. Whoever needs to
-//! know what the server says hands in an [`Observer`], which sees each chunk as it arrives.
+//! **Invariant:** no protocol knowledge, no log line, and no allocation per burst that is taken as it
+//! comes. Whoever needs to know what the server says hands in an [`Observer`], which sees each chunk
+//! as it arrives.
 //!
-//! **Invariant:** dropping the future of [`Relay::run`] at any await loses no byte that was read:
-//! what is not written yet is still in the buffers.
+//! **Invariant:** dropping the future of [`Relay::run`] at any time loses no byte that was read: what
+//! is not written yet is in the rests.
 
 mod buffer;
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use metrics::Counter;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::relay::buffer::Buffer;
+use crate::relay::buffer::Rest;
 
 pub use crate::relay::buffer::BUFFER_BYTES;
 
@@ -31,9 +36,8 @@ pub trait Observer {
 
 /// Both directions of one session.
 pub struct Relay {
-    to_server: Buffer,
-    to_client: Buffer,
-    counters: Counters,
+    to_server: Direction,
+    to_client: Direction,
 }
 
 /// What counts the bytes that were written on, by direction.
@@ -56,103 +60,169 @@ pub enum Ended {
     ClientFailed(io::Error),
 }
 
+/// One direction.
+struct Direction {
+    rest: Rest,
+    progress: Progress,
+    written: Counter,
+}
+
+/// How far a direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Bytes may come.
+    Reading,
+    /// What was written may still be on its way out, as with TLS.
+    Flushing,
+    /// The reading side said its last byte.
+    Ended,
+}
+
 /// Which of its two sides ended a direction.
 enum Broken {
     Reading(io::Error),
     Writing(io::Error),
 }
 
+thread_local! {
+    /// What is read goes through here, and is nowhere else while nothing is on its way.
+    static PASSAGE: RefCell<Box<[MaybeUninit<u8>]>> =
+        RefCell::new(Box::new_uninit_slice(BUFFER_BYTES));
+}
+
 impl Relay {
     /// A relay whose server has said `spoken` already: the client gets that first.
-    ///
-    /// # Panics
-    ///
-    /// If `spoken` is longer than [`BUFFER_BYTES`].
-    pub fn new(spoken: &[u8], counters: Counters) -> Self {
-        let mut to_client = Buffer::default();
-        to_client.fill(spoken);
-        Self { to_server: Buffer::default(), to_client, counters }
+    pub fn new(spoken: Vec<u8>, counters: Counters) -> Self {
+        let Counters { to_server, to_client } = counters;
+        let mut relay =
+            Self { to_server: Direction::new(to_server), to_client: Direction::new(to_client) };
+        relay.to_client.rest.keep(spoken);
+        relay
     }
 
     /// Moves bytes until one side has ended. May be dropped at any time.
     ///
     /// A client that closes only its sending half still gets the rest of what the server says.
-    pub async fn run(
+    pub async fn run<C, S>(
         &mut self,
-        client: &mut TcpStream,
-        server: &mut TcpStream,
+        client: &mut C,
+        server: &mut S,
         server_bytes: &mut impl Observer,
-    ) -> Ended {
-        let (mut client_reads, mut client_writes) = client.split();
-        let (mut server_reads, mut server_writes) = server.split();
-        let Counters { to_server, to_client } = &self.counters;
-        let upwards = async {
-            let buffer = &mut self.to_server;
-            pump(buffer, &mut client_reads, &mut server_writes, to_server, |_| ()).await?;
-            // A server that is gone already cannot be told that the client is: not an error.
-            let _ = server_writes.shutdown().await;
-            Ok(())
-        };
-        let downwards =
-            pump(&mut self.to_client, &mut server_reads, &mut client_writes, to_client, |bytes| {
-                server_bytes.arrived(bytes)
-            });
-        tokio::pin!(upwards, downwards);
-
+    ) -> Ended
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut client_closed = false;
         let mut upwards_done = false;
-        loop {
-            // Neither branch loses anything: both futures live until the function returns.
-            tokio::select! {
-                result = &mut upwards, if !upwards_done => {
-                    upwards_done = true;
-                    match result {
-                        Ok(()) => client_closed = true,
-                        Err(Broken::Reading(error)) => return Ended::ClientFailed(error),
-                        // The server takes no more, but what it said last is still to be read.
-                        Err(Broken::Writing(_)) => (),
+        poll_fn(|cx| {
+            if !upwards_done {
+                match self.to_server.poll(cx, client, server, |_| ()) {
+                    // A server that is gone already cannot be told that the client is: no error.
+                    Poll::Ready(Ok(())) => {
+                        client_closed = true;
+                        upwards_done = Pin::new(&mut *server).poll_shutdown(cx).is_ready();
                     }
+                    Poll::Ready(Err(Broken::Reading(error))) => {
+                        return Poll::Ready(Ended::ClientFailed(error));
+                    }
+                    // The server takes no more, but what it said last is still to be read.
+                    Poll::Ready(Err(Broken::Writing(_))) => upwards_done = true,
+                    Poll::Pending => (),
                 }
-                result = &mut downwards => return match result {
-                    Ok(()) | Err(Broken::Reading(_)) if client_closed => Ended::ByClient,
-                    Ok(()) => Ended::ServerClosed,
-                    Err(Broken::Reading(error)) => Ended::ServerFailed(error),
-                    Err(Broken::Writing(error)) => Ended::ClientFailed(error),
-                },
             }
-        }
+            let downwards =
+                self.to_client.poll(cx, server, client, |bytes| server_bytes.arrived(bytes));
+            Poll::Ready(match ready!(downwards) {
+                Ok(()) | Err(Broken::Reading(_)) if client_closed => Ended::ByClient,
+                Ok(()) => Ended::ServerClosed,
+                Err(Broken::Reading(error)) => Ended::ServerFailed(error),
+                Err(Broken::Writing(error)) => Ended::ClientFailed(error),
+            })
+        })
+        .await
     }
 
     /// What the server sent and the client did not take yet.
     pub fn unsent_to_client(&self) -> &[u8] {
-        self.to_client.unsent()
+        self.to_client.rest.unsent()
     }
 }
 
-/// One direction, until its reading side ends: one read and one write a burst.
-async fn pump(
-    buffer: &mut Buffer,
-    from: &mut ReadHalf<'_>,
-    to: &mut WriteHalf<'_>,
-    written: &Counter,
-    mut arrived: impl FnMut(&[u8]),
-) -> Result<(), Broken> {
-    loop {
-        while !buffer.unsent().is_empty() {
-            let bytes = to.write(buffer.unsent()).await.map_err(Broken::Writing)?;
-            if bytes == 0 {
-                return Err(Broken::Writing(io::ErrorKind::WriteZero.into()));
-            }
-            buffer.sent(bytes);
-            written.increment(bytes as u64);
-        }
-        let bytes = from.read(buffer.space()).await.map_err(Broken::Reading)?;
-        if bytes == 0 {
-            return Ok(());
-        }
-        buffer.filled(bytes);
-        arrived(buffer.unsent());
+impl Direction {
+    fn new(written: Counter) -> Self {
+        // Flushing: a handshake may have left something behind.
+        Self { rest: Rest::default(), progress: Progress::Flushing, written }
     }
+
+    /// Moves what there is, until its reading side ends.
+    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        mut arrived: impl FnMut(&[u8]),
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            while !self.rest.unsent().is_empty() {
+                let bytes = ready!(write(cx, to, self.rest.unsent()))?;
+                self.rest.sent(bytes);
+                self.written.increment(bytes as u64);
+            }
+            match self.progress {
+                Progress::Flushing => {
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::Writing)?;
+                    self.progress = Progress::Reading;
+                }
+                Progress::Reading => ready!(self.burst(cx, from, to, &mut arrived))?,
+                Progress::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// One read, and one write of all of it.
+    fn burst<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        arrived: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<(), Broken>> {
+        PASSAGE.with_borrow_mut(|passage| {
+            let mut buffer = ReadBuf::uninit(passage);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Broken::Reading)?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.progress = Progress::Ended;
+                return Poll::Ready(Ok(()));
+            }
+            arrived(bytes);
+            self.progress = Progress::Flushing;
+            let taken = match write(cx, to, bytes) {
+                Poll::Ready(Ok(taken)) => taken,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => 0,
+            };
+            self.written.increment(taken as u64);
+            if taken < bytes.len() {
+                self.rest.keep(bytes[taken..].to_vec());
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// Writes some of `bytes`, which are not nothing.
+fn write<W: AsyncWrite + Unpin>(
+    cx: &mut Context<'_>,
+    to: &mut W,
+    bytes: &[u8],
+) -> Poll<Result<usize, Broken>> {
+    let written = match ready!(Pin::new(to).poll_write(cx, bytes)) {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        written => written,
+    };
+    Poll::Ready(written.map_err(Broken::Writing))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 pub mod dial;
 pub mod tracker;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use crate::session::dial::Server;
 use crate::session::tracker::Tracker;
 use crate::shutdown::Stage;
 use crate::socket;
+use crate::stream::Stream;
 use crate::wire::message::Answer;
 
 /// The longest that a client gets to take its last message.
@@ -41,12 +43,13 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(500);
 
 /// Serves one client.
-pub async fn serve(mut client: TcpStream, listener: Listener, shared: Arc<Shared>) {
+pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
     let _open = shared.gauges.open(listener);
     if let Err(error) = socket::prepare(&client) {
         tracing::debug!(%error, "a client was gone at once");
         return;
     }
+    let mut client = Stream::Plain(client);
     let startup = match open(&mut client, &shared).await {
         Ok(Opening::Startup(packet)) => packet,
         Ok(Opening::Cancel(key, packet)) => {
@@ -56,7 +59,7 @@ pub async fn serve(mut client: TcpStream, listener: Listener, shared: Arc<Shared
         Ok(Opening::Nothing) => return,
         Err(error) => return refuse(client, listener, &shared, &error).await,
     };
-    let (target, server) = match admission::admit(&client, &startup, listener, &shared).await {
+    let (target, server) = match admission::admit(&mut client, &startup, listener, &shared).await {
         Ok(admitted) => admitted,
         Err(error) => return refuse(client, listener, &shared, &error).await,
     };
@@ -76,7 +79,7 @@ pub async fn serve(mut client: TcpStream, listener: Listener, shared: Arc<Shared
 }
 
 /// Learns what the client wants.
-async fn open(client: &mut TcpStream, shared: &Shared) -> Result<Opening, SessionError> {
+async fn open(client: &mut Stream, shared: &Shared) -> Result<Opening, SessionError> {
     // Whichever loses is dropped; the client's bytes are not needed any more then.
     tokio::select! {
         biased;
@@ -86,7 +89,7 @@ async fn open(client: &mut TcpStream, shared: &Shared) -> Result<Opening, Sessio
 }
 
 /// Turns away a client that has no server yet.
-async fn refuse(client: TcpStream, listener: Listener, shared: &Shared, error: &SessionError) {
+async fn refuse(client: Stream, listener: Listener, shared: &Shared, error: &SessionError) {
     metrics::count_reason(metrics::REJECTED, listener, error.reason());
     let Some(answer) = error.answer() else {
         tracing::debug!(%error, "a client left");
@@ -121,7 +124,7 @@ impl Parting {
 
 /// Relays until one side ends, or until the session must.
 async fn relay(
-    client: &mut TcpStream,
+    client: &mut Stream,
     target: &Target,
     mut server: Server,
     listener: Listener,
@@ -132,14 +135,22 @@ async fn relay(
         registered = Some(shared.cancels.register(key, target.address.clone()));
     });
     tracker.arrived(&server.spoken);
-    let mut relay = Relay::new(&server.spoken, metrics::byte_counters(listener));
+    let mut relay = Relay::new(server.spoken, metrics::byte_counters(listener));
+    let running = async {
+        match (&mut *client, &mut server.stream) {
+            (Stream::Plain(client), Stream::Plain(server)) => {
+                relay.run(client, server, &mut tracker).await
+            }
+            (client, server) => relay.run(client, server, &mut tracker).await,
+        }
+    };
 
     // The relay may lose at any await: what the client did not take yet stays in its buffer.
     let why = tokio::select! {
         biased;
         leave = must_leave(target, shared.topologies.seats.clone()) => SessionError::Leave(leave),
         () = shared.shutdown.reached(Stage::Ending) => SessionError::ShuttingDown,
-        ended = relay.run(client, &mut server.stream, &mut tracker) => match ended {
+        ended = running => match ended {
             Ended::ByClient => return Ok(Parting::ByClient),
             Ended::ClientFailed(error) => return Err(SessionError::Client(error)),
             Ended::ServerClosed | Ended::ServerFailed(_) if tracker.told_fatal() => {
@@ -150,11 +161,11 @@ async fn relay(
             }
         },
     };
-    drop(server);
+    drop(server.stream);
     if !tracker.at_boundary() {
         return Err(SessionError::Interrupted { why: Box::new(why) });
     }
-    match timeout(FAREWELL, client.write_all(relay.unsent_to_client())).await {
+    match timeout(FAREWELL, say(client, relay.unsent_to_client())).await {
         Ok(Ok(())) => Err(why),
         Ok(Err(error)) => Err(SessionError::Client(error)),
         Err(_) => Err(SessionError::Interrupted { why: Box::new(why) }),
@@ -175,8 +186,14 @@ async fn must_leave(target: &Target, mut seats: watch::Receiver<Option<Arc<Topol
     }
 }
 
+/// Writes all of it, and out.
+async fn say(client: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    client.write_all(bytes).await?;
+    client.flush().await
+}
+
 /// Says a last word and closes in a way that lets the client read it.
-async fn dismiss(mut client: TcpStream, answer: &Answer) {
+async fn dismiss(mut client: Stream, answer: &Answer) {
     let farewell = async {
         client.write_all(&answer.encode()).await?;
         client.shutdown().await

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
@@ -25,7 +26,7 @@ async fn connected_pair() -> (TcpStream, TcpStream) {
 }
 
 fn relay(spoken: &[u8]) -> Relay {
-    Relay::new(spoken, Counters { to_server: Counter::noop(), to_client: Counter::noop() })
+    Relay::new(spoken.to_vec(), Counters { to_server: Counter::noop(), to_client: Counter::noop() })
 }
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -109,4 +110,28 @@ async fn a_client_that_reads_nothing_stops_the_server() {
     assert!(relay.unsent_to_client().len() <= BUFFER_BYTES);
     assert!(seen.0.len() < pushed, "the rest waits in the kernel");
     drop(client);
+}
+
+#[tokio::test]
+async fn streams_that_hold_bytes_back_are_flushed_before_more_is_waited_for() {
+    let (mut client, client_side) = connected_pair().await;
+    let (server_side, mut server) = connected_pair().await;
+    let (mut client_side, mut server_side) =
+        (BufStream::new(client_side), BufStream::new(server_side));
+    let mut relay = relay(b"");
+    let mut seen = Seen::default();
+    let talk = async {
+        let mut heard = [0; 8];
+        client.write_all(b"question").await.unwrap();
+        server.read_exact(&mut heard).await.unwrap();
+        server.write_all(&heard).await.unwrap();
+        client.read_exact(&mut heard).await.unwrap();
+        heard
+    };
+    let run = relay.run(&mut client_side, &mut server_side, &mut seen);
+    let heard = tokio::select! {
+        ended = run => panic!("ended: {ended:?}"),
+        heard = timeout(LIMIT, talk) => heard.unwrap(),
+    };
+    assert_eq!(&heard, b"question");
 }

@@ -7,23 +7,21 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use dugong_topology::Address;
 
 use crate::names::{ConnectError, Names};
-use crate::relay::BUFFER_BYTES;
 use crate::socket;
-use crate::wire::message::{FIRST_ANSWER_BYTES_MAX, FirstAnswer, first_answer};
+use crate::stream::Stream;
+use crate::wire::message::{FirstAnswer, first_answer};
 
-/// What is read at most in one piece; also for the first word to fit into the relay's buffer.
+/// What is read at most in one piece.
 const READ_BYTES: usize = 2 * 1024;
-const _: () = assert!(FIRST_ANSWER_BYTES_MAX + READ_BYTES <= BUFFER_BYTES);
 
 /// A server that answers this client.
 pub struct Server {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What it said so far, for the client.
     pub spoken: Vec<u8>,
 }
@@ -57,12 +55,14 @@ pub async fn open(
     startup: &[u8],
     connect_timeout: Duration,
 ) -> Result<Server, DialError> {
-    let mut stream = timeout(connect_timeout, names.connect(address))
+    let stream = timeout(connect_timeout, names.connect(address))
         .await
         .map_err(|_| DialError::ConnectTimeout { limit: connect_timeout })?
         .map_err(DialError::Connect)?;
     socket::prepare(&stream).map_err(DialError::Lost)?;
+    let mut stream = Stream::Plain(stream);
     stream.write_all(startup).await.map_err(DialError::Lost)?;
+    stream.flush().await.map_err(DialError::Lost)?;
 
     let mut spoken = Vec::new();
     loop {
