@@ -48,6 +48,7 @@ pub async fn run(socket: TcpListener, admin: Admin) {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let text = "text/plain; version=0.0.4; charset=utf-8";
+    admin.shared.crew.publish();
     ([(header::CONTENT_TYPE, text)], admin.prometheus.render()).into_response()
 }
 

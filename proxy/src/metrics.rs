@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ::metrics::Counter;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::listener::Listener;
@@ -200,6 +201,8 @@ pub fn observe(name: &'static str, duration: Duration) {
 pub struct Gauges {
     open: [AtomicU64; 2],
     held: [AtomicU64; 2],
+    /// Told when the last client has left.
+    deserted: Notify,
 }
 
 impl Gauges {
@@ -223,6 +226,18 @@ impl Gauges {
         self.open[listener.index()].load(Relaxed)
     }
 
+    /// Waits until no client is open. Only where none comes any more.
+    pub async fn deserted(&self) {
+        loop {
+            // Before looking, so that the last one's leaving is not missed.
+            let told = self.deserted.notified();
+            if Listener::ALL.iter().all(|listener| self.open_now(*listener) == 0) {
+                return;
+            }
+            told.await;
+        }
+    }
+
     /// Clients that are held at this moment.
     pub fn held_now(&self, listener: Listener) -> u64 {
         self.held[listener.index()].load(Relaxed)
@@ -230,6 +245,7 @@ impl Gauges {
 }
 
 /// See [`Gauges::open`].
+#[derive(Debug)]
 pub struct OpenGuard {
     gauges: Arc<Gauges>,
     listener: Listener,
@@ -237,7 +253,9 @@ pub struct OpenGuard {
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.gauges.open[self.listener.index()].fetch_sub(1, Relaxed);
+        if self.gauges.open[self.listener.index()].fetch_sub(1, Relaxed) == 1 {
+            self.gauges.deserted.notify_waiters();
+        }
         ::metrics::gauge!(CONNECTIONS_OPEN, "listener" => self.listener.as_str()).decrement(1);
     }
 }

@@ -1,9 +1,13 @@
 //! The relay: moves bytes between a client and a server, both ways, until one side ends.
 //!
-//! [`Relay::run`] is the loop, over any two streams. What was read is written before more is read, so
-//! that a slow reader slows its writer down and nothing piles up here. Bytes are read into a buffer of
-//! the thread and written on at once; a session owns memory only for the [`Rest`] that the other side
-//! did not take.
+//! There are two. Plain sockets go to a thread that moves bytes between sockets and nothing else:
+//! [`crew`] starts those threads, `shard` is the loop of one, `engine` its system calls, `pair` the
+//! state of a session's two ways. Streams that are encrypted are relayed by the session's own task:
+//! [`Relay::run`] is that loop, over any two streams.
+//!
+//! In both, what was read is written before more is read, so that a slow reader slows its writer down
+//! and nothing piles up here. Bytes are read into a buffer of the thread and written on at once; a
+//! session owns memory only for the [`Rest`] that the other side did not take.
 //!
 //! **Invariant:** no protocol knowledge, no log line, and no allocation per burst that is taken as it
 //! comes. Whoever needs to know what the server says hands in an [`Observer`], which sees each chunk
@@ -13,6 +17,13 @@
 //! is not written yet is in the rests.
 
 mod buffer;
+pub mod crew;
+mod engine;
+mod mailbox;
+mod pair;
+pub mod session;
+mod shard;
+mod tally;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -32,6 +43,14 @@ pub use crate::relay::buffer::BUFFER_BYTES;
 pub trait Observer {
     /// The next bytes of the stream.
     fn arrived(&mut self, bytes: &[u8]);
+}
+
+impl<O: Observer> Observer for Option<O> {
+    fn arrived(&mut self, bytes: &[u8]) {
+        if let Some(observer) = self {
+            observer.arrived(bytes);
+        }
+    }
 }
 
 /// Both directions of one session.

@@ -5,13 +5,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use hickory_resolver::net::NetError;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -24,6 +27,8 @@ use crate::listener::{self, Listener};
 use crate::metrics::{self, Gauges};
 use crate::names::Names;
 use crate::rarely::Rarely;
+use crate::relay::crew::Crew;
+use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
 use crate::watch::access::{Access, AccessError};
 use crate::watch::{self, Board, Sources, Topologies};
@@ -36,6 +41,7 @@ pub struct Shared {
     pub sources: Arc<Sources>,
     pub gate: Gate,
     pub cancels: Arc<Cancels>,
+    pub crew: Crew,
     pub gauges: Arc<Gauges>,
     pub shutdown: Shutdown,
     /// Counts new connections, so that reads go round.
@@ -69,6 +75,8 @@ pub enum RunError {
     Signals(io::Error),
     #[error("cannot look names up: {0}")]
     Names(NetError),
+    #[error("cannot start the relay threads: {0}; raise the limits of threads and of open files")]
+    Threads(io::Error),
     #[error("cannot begin to count: {0}")]
     Metrics(#[from] BuildError),
     #[error("a task that runs for ever ended, which is a bug of the proxy: {0}")]
@@ -103,6 +111,9 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
     let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
     let gauges = Arc::<Gauges>::default();
+    let (parted, partings) = unbounded_channel();
+    let threads = available_parallelism().map_or(1, NonZero::get);
+    let crew = Crew::start(threads, &topologies, &shutdown, &parted).map_err(RunError::Threads)?;
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
         config,
@@ -110,6 +121,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         names,
         sources,
         cancels: Arc::default(),
+        crew,
         gauges,
         shutdown,
         turn: AtomicUsize::new(0),
@@ -121,6 +133,8 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         Admin { shared: Arc::clone(&shared), prometheus: prometheus.clone(), listeners, http };
     duties.spawn(admin::run(sockets.http, admin));
     duties.spawn(upkeep(prometheus));
+    duties.spawn(farewell::run(partings));
+    duties.spawn(herald(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     accepting.spawn(listener::run(sockets.write, Listener::Write, Arc::clone(&shared)));
     accepting.spawn(listener::run(sockets.read, Listener::Read, Arc::clone(&shared)));
@@ -135,20 +149,25 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         }
     }
     tokio::select! {
-        () = stop(&stage, accepting, shared.config.drain_timeout) => Ok(Finished::InOrder),
+        () = stop(&stage, accepting, &shared) => Ok(Finished::InOrder),
         () = signals.next() => Ok(Finished::AtOnce),
     }
 }
 
 /// Tells who waits, lets sessions go on for a while, then tells those.
-async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, drain_timeout: Duration) {
+async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, shared: &Shared) {
+    let drain_timeout = shared.config.drain_timeout;
     tracing::info!("stopping: sessions may go on for {drain_timeout:?}");
     stage.send_replace(Stage::Draining);
-    let drained = async { while accepting.join_next().await.is_some() {} };
-    if timeout(drain_timeout, drained).await.is_err() {
+    let drained = async {
+        while accepting.join_next().await.is_some() {}
+        shared.gauges.deserted().await;
+    };
+    let mut drained = std::pin::pin!(drained);
+    if timeout(drain_timeout, &mut drained).await.is_err() {
         stage.send_replace(Stage::Ending);
         // Bounded: each session has a limit for its last word.
-        while accepting.join_next().await.is_some() {}
+        drained.await;
     }
     tracing::info!("stopped");
 }
@@ -171,6 +190,11 @@ fn watch_topology(
     let watching = watch::run(controllers, access, Arc::clone(names), board, Arc::clone(&sources));
     duties.spawn(watching);
     Ok((topologies, sources))
+}
+
+/// Tells the relay threads what concerns all sessions.
+async fn herald(shared: Arc<Shared>) {
+    shared.crew.herald(shared.topologies.clone(), shared.shutdown.clone()).await;
 }
 
 /// Without it, histograms would grow until the next scrape.

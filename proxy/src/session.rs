@@ -1,21 +1,22 @@
 //! One client, from its first byte to its last.
 //!
-//! [`serve`] is the whole life: handshake, admission (`crate::admission`), relay, last word. What the
-//! server says is followed by a [`tracker`], so that nothing is ever said to the client in the middle
-//! of a message.
+//! [`serve`] is the whole life where one side is encrypted: handshake, admission
+//! (`crate::admission`), relay, last word. Two plain sockets are handed over to a thread that moves
+//! bytes between sockets and nothing else ([`crate::relay::crew`]); [`farewell`] says the last word to those.
+//! What the server says is followed by a [`follower`], so that nothing is ever said to the client in
+//! the middle of a message.
 //!
 //! **Invariant:** dropping the future closes both sockets, frees the client's place and forgets its
 //! cancel key: no other clean-up exists.
 
 pub mod dial;
+pub mod farewell;
+pub mod follower;
 pub mod tracker;
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dugong_topology::Topology;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,25 +27,21 @@ use crate::error::SessionError;
 use crate::handshake::{self, Opening};
 use crate::listener::Listener;
 use crate::metrics;
+use crate::relay::session::{Session, Terms};
 use crate::relay::{Ended, Observer, Relay};
 use crate::route::{self, Leave, Target};
 use crate::runtime::Shared;
 use crate::session::dial::Server;
+use crate::session::farewell::{FAREWELL, dismiss, say};
+use crate::session::follower::Follower;
 use crate::session::tracker::Tracker;
 use crate::shutdown::Stage;
 use crate::socket;
 use crate::stream::Stream;
-use crate::wire::message::Answer;
 
-/// The longest that a client gets to take its last message.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// The longest that a client gets to close after it.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// Serves one client.
+/// Serves one client, or makes it one of the crew's.
 pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
-    let _open = shared.gauges.open(listener);
+    let place = shared.gauges.open(listener);
     if let Err(error) = socket::prepare(&client) {
         tracing::debug!(%error, "a client was gone at once");
         return;
@@ -65,17 +62,16 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
     };
     drop(startup);
     tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
-    let reason = match relay(&mut client, &target, server, listener, &shared).await {
-        Ok(parting) => parting.as_str(),
-        Err(error) => {
-            tracing::debug!(server = %target.id, %error, "session ended");
-            if let Some(answer) = error.answer() {
-                dismiss(client, &answer).await;
-            }
-            error.reason()
+    let target = Arc::new(target);
+    let follower = Follower::new(Arc::clone(&target), Arc::clone(&shared.cancels));
+    let Server { stream: server, spoken } = server;
+    let terms = Terms { listener, target, follower: Some(follower), open: place };
+    match (client, server) {
+        (Stream::Plain(client), Stream::Plain(server)) => {
+            hand_over(client, server, spoken, terms, &shared);
         }
-    };
-    metrics::count_reason(metrics::ENDED, listener, reason);
+        (client, server) => relay_here(client, server, spoken, terms, &shared).await,
+    }
 }
 
 /// Learns what the client wants.
@@ -104,71 +100,100 @@ async fn refuse(client: Stream, listener: Listener, shared: &Shared, error: &Ses
     dismiss(client, &answer).await;
 }
 
-/// How a session ended where nobody has to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parting {
-    /// The client closed.
-    ByClient,
-    /// The server said that it closes.
-    ByServer,
-}
-
-impl Parting {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::ByClient => "client",
-            Self::ByServer => "server",
+/// Gives two plain sockets to a relay thread, and so ends this session's task.
+fn hand_over(client: TcpStream, server: TcpStream, spoken: Vec<u8>, terms: Terms, shared: &Shared) {
+    let listener = terms.listener;
+    match (client.into_std(), server.into_std()) {
+        (Ok(client), Ok(server)) => {
+            shared.crew.adopt(Session::new(client.into(), server.into(), spoken, terms));
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(%error, "a session could not be handed over");
+            metrics::count_reason(metrics::ENDED, listener, SessionError::Client(error).reason());
         }
     }
 }
 
-/// Relays until one side ends, or until the session must.
-async fn relay(
-    client: &mut Stream,
-    target: &Target,
-    mut server: Server,
-    listener: Listener,
+/// Relays in this task, says the last word, and counts.
+async fn relay_here(
+    mut client: Stream,
+    server: Stream,
+    spoken: Vec<u8>,
+    mut terms: Terms,
     shared: &Shared,
-) -> Result<Parting, SessionError> {
-    let mut registered = None;
-    let mut tracker = Tracker::new(|key| {
-        registered = Some(shared.cancels.register(key, target.address.clone()));
-    });
-    tracker.arrived(&server.spoken);
-    let mut relay = Relay::new(server.spoken, metrics::byte_counters(listener));
-    let running = async {
-        match (&mut *client, &mut server.stream) {
-            (Stream::Plain(client), Stream::Plain(server)) => {
-                relay.run(client, server, &mut tracker).await
+) {
+    let reason = match relay(&mut client, server, spoken, &mut terms, shared).await {
+        Ok(reason) => reason,
+        Err(error) => {
+            tracing::debug!(server = %terms.target.id, %error, "session ended");
+            if let Some(answer) = error.answer() {
+                dismiss(client, &answer).await;
             }
-            (client, server) => relay.run(client, server, &mut tracker).await,
+            error.reason()
         }
     };
+    metrics::count_reason(metrics::ENDED, terms.listener, reason);
+}
+
+/// Relays until one side ends, or until the session must; tells how it ended where nobody has to be
+/// told.
+async fn relay(
+    client: &mut Stream,
+    mut server: Stream,
+    spoken: Vec<u8>,
+    terms: &mut Terms,
+    shared: &Shared,
+) -> Result<&'static str, SessionError> {
+    let Terms { listener, target, follower, .. } = terms;
+    follower.arrived(&spoken);
+    let mut relay = Relay::new(spoken, metrics::byte_counters(*listener));
 
     // The relay may lose at any await: what the client did not take yet stays in its buffer.
     let why = tokio::select! {
         biased;
         leave = must_leave(target, shared.topologies.seats.clone()) => SessionError::Leave(leave),
         () = shared.shutdown.reached(Stage::Ending) => SessionError::ShuttingDown,
-        ended = running => match ended {
-            Ended::ByClient => return Ok(Parting::ByClient),
-            Ended::ClientFailed(error) => return Err(SessionError::Client(error)),
-            Ended::ServerClosed | Ended::ServerFailed(_) if tracker.told_fatal() => {
-                return Ok(Parting::ByServer);
+        ended = relay.run(client, &mut server, follower) => {
+            match outcome(ended, heard(follower), target) {
+                Ok(reason) => return Ok(reason),
+                Err(error) => error,
             }
-            Ended::ServerClosed | Ended::ServerFailed(_) => {
-                SessionError::ServerLost { instance: target.id.clone() }
-            }
-        },
+        }
     };
-    drop(server.stream);
-    if !tracker.at_boundary() {
+    drop(server);
+    if !heard(follower).is_some_and(Tracker::at_boundary) {
         return Err(SessionError::Interrupted { why: Box::new(why) });
     }
     match timeout(FAREWELL, say(client, relay.unsent_to_client())).await {
         Ok(Ok(())) => Err(why),
         Ok(Err(error)) => Err(SessionError::Client(error)),
         Err(_) => Err(SessionError::Interrupted { why: Box::new(why) }),
+    }
+}
+
+fn heard(follower: &Option<Follower>) -> Option<&Tracker> {
+    follower.as_ref().map(Follower::tracker)
+}
+
+/// What the end of a relay means: a reason where nobody has to be told, or what is to be told.
+///
+/// # Errors
+///
+/// The client has to be told, or is gone.
+pub fn outcome(
+    ended: Ended,
+    heard: Option<&Tracker>,
+    target: &Target,
+) -> Result<&'static str, SessionError> {
+    match ended {
+        Ended::ByClient => Ok("client"),
+        Ended::ClientFailed(error) => Err(SessionError::Client(error)),
+        Ended::ServerClosed | Ended::ServerFailed(_) if heard.is_some_and(Tracker::told_fatal) => {
+            Ok("server")
+        }
+        Ended::ServerClosed | Ended::ServerFailed(_) => {
+            Err(SessionError::ServerLost { instance: target.id.clone() })
+        }
     }
 }
 
@@ -184,26 +209,4 @@ async fn must_leave(target: &Target, mut seats: watch::Receiver<Option<Arc<Topol
             return std::future::pending().await;
         }
     }
-}
-
-/// Writes all of it, and out.
-async fn say(client: &mut Stream, bytes: &[u8]) -> io::Result<()> {
-    client.write_all(bytes).await?;
-    client.flush().await
-}
-
-/// Says a last word and closes in a way that lets the client read it.
-async fn dismiss(mut client: Stream, answer: &Answer) {
-    let farewell = async {
-        client.write_all(&answer.encode()).await?;
-        client.shutdown().await
-    };
-    if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
-        return;
-    }
-    // Closing while bytes are unread resets the connection, and the client would lose the message.
-    let mut bin = [0; 1024];
-    let emptying = async { while matches!(client.read(&mut bin).await, Ok(1..)) {} };
-    // Whether the client closed or the time is over: it has had its chance to read.
-    let _ = timeout(LINGER, emptying).await;
 }

@@ -26,6 +26,11 @@ impl Shutdown {
         (sender, Self { stage })
     }
 
+    /// Whether `stage` is reached.
+    pub fn has_reached(&self, stage: Stage) -> bool {
+        *self.stage.borrow() >= stage
+    }
+
     /// Waits until `stage` is reached.
     pub async fn reached(&self, stage: Stage) {
         // An error means that the decider is gone: everything ends.

@@ -1,9 +1,10 @@
 //! What a session knows of its server's messages: where they end, the cancel key, a last word.
 //!
-//! Sans-IO: sees each chunk as it arrives, by the relay's [`Observer`]. Of bodies it keeps the cancel
-//! key, once, and the beginning of an error, which tells how severe it is.
+//! Sans-IO: sees each chunk as it arrives. Of bodies it keeps the cancel key, until it is taken, and
+//! the beginning of an error, which tells how severe it is.
+//!
+//! **Invariant:** no allocation but for those two, however many messages there are.
 
-use crate::relay::Observer;
 use crate::wire::message::{self, CancelKey};
 use crate::wire::scan::{Piece, Scanner, Tag};
 
@@ -11,29 +12,19 @@ use crate::wire::scan::{Piece, Scanner, Tag};
 const ERROR_BYTES: usize = 64;
 
 /// Follows the server's side of one session.
-#[derive(Debug)]
-pub struct Tracker<F> {
+#[derive(Debug, Default)]
+pub struct Tracker {
     scanner: Scanner,
     /// The message that is being kept, and how much of it is wanted.
     keeping: Option<(Tag, usize)>,
     kept: Vec<u8>,
     told_fatal: bool,
-    /// Called with the key, before the client can have it; none once the startup is over.
-    on_key: Option<F>,
+    /// The startup is over: what looks like a key is none.
+    started: bool,
+    key: Option<CancelKey>,
 }
 
-impl<F: FnOnce(CancelKey)> Tracker<F> {
-    /// A tracker for a server that has said nothing yet.
-    pub fn new(on_key: F) -> Self {
-        Self {
-            scanner: Scanner::default(),
-            keeping: None,
-            kept: Vec::with_capacity(CancelKey::BYTES_MAX),
-            told_fatal: false,
-            on_key: Some(on_key),
-        }
-    }
-
+impl Tracker {
     /// Whether everything that arrived is whole messages: only then may another one follow.
     pub fn at_boundary(&self) -> bool {
         self.scanner.at_boundary()
@@ -43,22 +34,29 @@ impl<F: FnOnce(CancelKey)> Tracker<F> {
     pub fn told_fatal(&self) -> bool {
         self.told_fatal
     }
-}
 
-impl<F: FnOnce(CancelKey)> Observer for Tracker<F> {
-    fn arrived(&mut self, bytes: &[u8]) {
-        let Self { scanner, keeping, kept, told_fatal, on_key } = self;
+    /// The cancel key, once, after the chunk that completed it.
+    pub fn take_key(&mut self) -> Option<CancelKey> {
+        self.key.take()
+    }
+
+    /// The next bytes of the stream.
+    pub fn arrived(&mut self, bytes: &[u8]) {
+        let Self { scanner, keeping, kept, told_fatal, started, key } = self;
         scanner.scan(bytes, |piece| match piece {
             Piece::Header { tag, body_bytes } => {
                 *told_fatal = false;
                 kept.clear();
                 *keeping = match tag {
                     Tag::ERROR => Some((tag, body_bytes.min(ERROR_BYTES))),
-                    Tag::KEY if on_key.is_some() && body_bytes <= CancelKey::BYTES_MAX => {
+                    Tag::KEY if !*started && body_bytes <= CancelKey::BYTES_MAX => {
                         Some((tag, body_bytes))
                     }
                     Tag::READY => {
-                        *on_key = None;
+                        if !std::mem::replace(started, true) {
+                            // A thousand idle sessions keep nothing.
+                            *kept = Vec::new();
+                        }
                         None
                     }
                     _ => None,
@@ -74,8 +72,8 @@ impl<F: FnOnce(CancelKey)> Observer for Tracker<F> {
                 *keeping = None;
                 if tag == Tag::ERROR {
                     *told_fatal = message::is_fatal(kept);
-                } else if let (Some(key), Some(on_key)) = (CancelKey::read(kept), on_key.take()) {
-                    on_key(key);
+                } else {
+                    *key = CancelKey::read(kept);
                 }
             }
         });
@@ -84,8 +82,6 @@ impl<F: FnOnce(CancelKey)> Observer for Tracker<F> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
 
     const STARTUP: &[u8] =
@@ -98,10 +94,13 @@ mod tests {
     #[test]
     fn the_key_and_a_last_word_are_found_however_the_stream_was_cut() {
         for size in [1, 3, 5, 8, 1000] {
-            let keys = RefCell::new(Vec::new());
-            let mut tracker = Tracker::new(|key| keys.borrow_mut().push(key));
+            let mut keys = Vec::new();
+            let mut tracker = Tracker::default();
             let mut feed = |bytes: &[u8]| {
-                bytes.chunks(size).for_each(|chunk| tracker.arrived(chunk));
+                for chunk in bytes.chunks(size) {
+                    tracker.arrived(chunk);
+                    keys.extend(tracker.take_key());
+                }
                 (tracker.at_boundary(), tracker.told_fatal())
             };
             assert_eq!(feed(STARTUP), (true, false), "chunks of {size}");
@@ -111,7 +110,7 @@ mod tests {
             assert_eq!(feed(b"Z\0\0"), (false, true), "chunks of {size}");
             assert_eq!(feed(b"\0\x05I"), (true, false), "chunks of {size}");
             let expected = CancelKey::read(b"\0\0\0\x01abcd").unwrap();
-            assert_eq!(*keys.borrow(), [expected], "chunks of {size}");
+            assert_eq!(keys, [expected], "chunks of {size}");
         }
     }
 }

@@ -1,0 +1,184 @@
+//! The relay threads together: starting them, giving them sessions, telling them what changed.
+//!
+//! The control side (tokio) accepts, shakes hands and dials; then [`Crew::adopt`] hands the two
+//! sockets over, and the task of the session ends. What has to be said to a client comes back as a
+//! [`Parted`].
+//!
+//! **Invariant:** a change of seats is one letter to each thread, however many sessions there are.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::listener::Listener;
+use crate::metrics;
+use crate::relay::engine::Engine;
+use crate::relay::engine::epoll::Epoll;
+use crate::relay::mailbox::{Letter, Mailbox};
+use crate::relay::pair::Side;
+use crate::relay::session::{Parted, Session};
+use crate::relay::shard::{Shard, Surroundings};
+use crate::relay::tally::Tally;
+use crate::shutdown::{Shutdown, Stage};
+use crate::watch::Topologies;
+
+/// What others can reach of a shard.
+#[derive(Debug)]
+pub(super) struct Post {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) tally: Tally,
+    /// Sessions that it has, or that are on their way to it.
+    sessions: AtomicUsize,
+}
+
+impl Post {
+    fn new() -> io::Result<Self> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        Ok(Self { mailbox, tally: Tally::default(), sessions: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn adopt(&self, session: Box<Session>) {
+        self.sessions.fetch_add(1, Relaxed);
+        self.mailbox.send(Letter::Adopt(session));
+    }
+
+    /// A session is not there any more.
+    pub(super) fn left(&self) {
+        self.sessions.fetch_sub(1, Relaxed);
+    }
+}
+
+/// All relay threads. They end when this is dropped.
+#[derive(Debug)]
+pub struct Crew {
+    posts: Arc<[Post]>,
+    /// What was counted already, by thread, listener and side.
+    published: std::sync::Mutex<Vec<[[u64; 2]; 2]>>,
+}
+
+impl Crew {
+    /// Starts so many threads.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread or descriptor left.
+    pub fn start(
+        threads: usize,
+        topologies: &Topologies,
+        shutdown: &Shutdown,
+        parted: &UnboundedSender<Parted>,
+    ) -> io::Result<Self> {
+        let posts: Vec<Post> = (0..threads).map(|_| Post::new()).collect::<io::Result<_>>()?;
+        let posts: Arc<[Post]> = posts.into();
+        for index in 0..threads {
+            let posts = Arc::clone(&posts);
+            start_thread(Surroundings {
+                index,
+                posts,
+                parted: parted.clone(),
+                topologies: topologies.clone(),
+                shutdown: shutdown.clone(),
+            })?;
+        }
+        Ok(Self { posts, published: std::sync::Mutex::new(vec![[[0; 2]; 2]; threads]) })
+    }
+
+    /// Hands a session to the thread that has the fewest.
+    pub fn adopt(&self, session: Session) {
+        let post = self.posts.iter().min_by_key(|post| post.sessions.load(Relaxed));
+        if let Some(post) = post {
+            post.adopt(Box::new(session));
+        }
+    }
+
+    /// Brings the byte counters up to date.
+    pub fn publish(&self) {
+        let mut published = self.published.lock().unwrap_or_else(|broken| broken.into_inner());
+        for (post, published) in self.posts.iter().zip(published.iter_mut()) {
+            for listener in Listener::ALL {
+                let counters = metrics::byte_counters(listener);
+                let [client, server] = Side::ALL.map(|to| {
+                    let total = post.tally.total(listener, to);
+                    let before = &mut published[listener.index()][to.index()];
+                    total.wrapping_sub(std::mem::replace(before, total))
+                });
+                counters.to_client.increment(client);
+                counters.to_server.increment(server);
+            }
+        }
+    }
+
+    /// Tells all threads of changed seats, and of the end, for ever.
+    pub async fn herald(&self, topologies: Topologies, shutdown: Shutdown) {
+        let mut seats = topologies.seats;
+        let mut ending = std::pin::pin!(shutdown.reached(Stage::Ending));
+        loop {
+            // A change that loses is seen by the threads all the same, when they look.
+            tokio::select! {
+                () = &mut ending => break,
+                changed = seats.changed() => match changed {
+                    Ok(()) => self.tell(|| Letter::Look),
+                    // Nobody publishes any more: only the end is left to tell.
+                    Err(_) => break ending.await,
+                },
+            }
+        }
+        self.tell(|| Letter::Look);
+        std::future::pending().await
+    }
+
+    fn tell(&self, letter: impl Fn() -> Letter) {
+        for post in self.posts.iter() {
+            post.mailbox.send(letter());
+        }
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.tell(|| Letter::Stop);
+    }
+}
+
+/// Starts one thread, and waits until its engine runs.
+fn start_thread(around: Surroundings) -> io::Result<()> {
+    let (ready, is_ready) = mpsc::channel();
+    let name = format!("relay-{}", around.index);
+    thread::Builder::new().name(name).spawn(move || {
+        let mut engine = Epoll::new(&around.own().mailbox);
+        // Whoever started it waits for this.
+        let _ = ready.send(engine.as_ref().map(|_| ()).map_err(|error| error.kind().into()));
+        while let Ok(working) = engine {
+            if serve(Shard::new(working, around.clone()), &around) {
+                return;
+            }
+            engine = Epoll::new(&around.own().mailbox);
+        }
+    })?;
+    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a relay thread ended at once")))
+}
+
+/// Runs a shard to its end; says whether that was in order.
+///
+/// A panic ends the sessions of this shard, not the thread: another shard follows.
+fn serve<E: Engine>(mut shard: Shard<E>, around: &Surroundings) -> bool {
+    let ended = catch_unwind(AssertUnwindSafe(|| shard.run()));
+    around.own().sessions.fetch_sub(shard.session_count(), Relaxed);
+    match ended {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => tracing::error!(%error, "a relay thread could not wait"),
+        Err(_) => {
+            metrics::count(metrics::PANICS);
+            tracing::error!("a relay thread panicked, which is a bug of the proxy");
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! Relay threads between sockets of this process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dugong_topology::{Address, Generation, Phase, Revision, Topology};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch::Sender;
+use tokio::time::timeout;
+
+use super::*;
+use crate::cancel::Cancels;
+use crate::error::SessionError;
+use crate::metrics::Gauges;
+use crate::relay::session::Terms;
+use crate::route::{Seat, Target};
+use crate::session::follower::Follower;
+use crate::watch::Board;
+
+/// The longest that anything here may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// AuthenticationOk, ReadyForQuery: two whole messages.
+const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+/// A crew, and what the control side would hold.
+struct Bench {
+    crew: Arc<Crew>,
+    board: Board,
+    stage: Sender<Stage>,
+    partings: UnboundedReceiver<Parted>,
+    gauges: Arc<Gauges>,
+    cancels: Arc<Cancels>,
+}
+
+impl Bench {
+    fn new(threads: usize) -> Self {
+        let (board, topologies) = Board::new();
+        let (stage, shutdown) = Shutdown::new();
+        let (parted, partings) = unbounded_channel();
+        let crew = Arc::new(Crew::start(threads, &topologies, &shutdown, &parted).unwrap());
+        let herald = Arc::clone(&crew);
+        // Ends with the runtime of its test.
+        tokio::spawn(async move { herald.herald(topologies, shutdown).await });
+        let (gauges, cancels) = Default::default();
+        Self { crew, board, stage, partings, gauges, cancels }
+    }
+
+    /// The far ends of a session on `pg-1`: the client's and the server's.
+    async fn session(&self, listener: Listener, spoken: &[u8]) -> (TcpStream, TcpStream) {
+        let (client, client_side) = connected_pair().await;
+        let (server_side, server) = connected_pair().await;
+        let target = Arc::new(Target {
+            id: "pg-1".parse().unwrap(),
+            address: Address::loopback(1),
+            seat: Seat::Primary,
+        });
+        let follower = Follower::new(Arc::clone(&target), Arc::clone(&self.cancels));
+        let open = self.gauges.open(listener);
+        let terms = Terms { listener, target, follower: Some(follower), open };
+        let [near_client, near_server] =
+            [client_side, server_side].map(|socket| socket.into_std().unwrap().into());
+        self.crew.adopt(Session::new(near_client, near_server, spoken.to_vec(), terms));
+        (client, server)
+    }
+
+    /// Publishes a topology whose primary is another one.
+    fn fail_over(&mut self) {
+        let member = serde_json::json!({ "id": "pg-2", "address": "127.0.0.1:2", "healthy": true });
+        self.board.judge(Topology {
+            generation: Generation(2),
+            phase: Phase::ReadWrite,
+            primary: Some(serde_json::from_value(member).unwrap()),
+            ..Topology::unformed("main".to_owned(), Revision(2))
+        });
+    }
+
+    async fn parting(&mut self) -> Parted {
+        within("a session ends", self.partings.recv()).await.unwrap()
+    }
+}
+
+async fn connected_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"))
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| u8::try_from(self.below(256)).unwrap()).collect()
+    }
+}
+
+/// Sends in pieces of random sizes, most of them small.
+async fn send_in_pieces(to: &mut WriteHalf<'_>, bytes: &[u8], mut dice: Dice) {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let largest = if dice.below(4) == 0 { 200_000 } else { 300 };
+        let (piece, left) = rest.split_at(rest.len().min(1 + dice.below(largest)));
+        to.write_all(piece).await.unwrap();
+        rest = left;
+        if dice.below(8) == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads to the end, sometimes much and sometimes little at a time.
+async fn read_in_pieces(from: &mut ReadHalf<'_>, mut dice: Dice) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut piece = vec![0; 100_000];
+    loop {
+        let most = if dice.below(3) == 0 { 100_000 } else { 2_000 };
+        let end = 1 + dice.below(most);
+        match from.read(&mut piece[..end]).await.unwrap() {
+            0 => return all,
+            bytes => all.extend(&piece[..bytes]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_byte_is_lost_or_changed_however_the_streams_are_cut() {
+    let bench = Bench::new(2);
+    for seed in 0..12 {
+        let mut dice = Dice(seed);
+        let [spoken, asked, said] =
+            [5_000, 900_000, 900_000].map(|most| dice.below(most)).map(|count| dice.bytes(count));
+        let (mut client, mut server) = bench.session(Listener::Write, &spoken).await;
+        let (mut client_reads, mut client_writes) = client.split();
+        let (mut server_reads, mut server_writes) = server.split();
+        let client_side = async {
+            let sending = async {
+                send_in_pieces(&mut client_writes, &asked, Dice(seed + 100)).await;
+                client_writes.shutdown().await.unwrap();
+            };
+            tokio::join!(read_in_pieces(&mut client_reads, Dice(seed + 200)), sending).0
+        };
+        let server_side = async {
+            let sending = send_in_pieces(&mut server_writes, &said, Dice(seed + 300));
+            let reading = read_in_pieces(&mut server_reads, Dice(seed + 400));
+            let (read, ()) = tokio::join!(reading, sending);
+            // Only now: a server that closes first ends the session.
+            server_writes.shutdown().await.unwrap();
+            read
+        };
+        let exchange = async { tokio::join!(client_side, server_side) };
+        let (client_read, server_read) = within("the exchange", exchange).await;
+        assert!(server_read == asked, "seed {seed}: what the server got");
+        assert!(client_read == [spoken, said].concat(), "seed {seed}: what the client got");
+    }
+    within("all sessions end", bench.gauges.deserted()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_stops_its_own_server_and_nobody_else() {
+    let bench = Bench::new(1);
+    let (mut slow, mut flooding) = bench.session(Listener::Write, b"").await;
+    let (mut quick, mut answering) = bench.session(Listener::Read, b"").await;
+    let chunk = vec![1; 64 * 1024];
+    let mut pushed = 0;
+    loop {
+        // The other session has its turn all the while.
+        quick.write_all(b"question").await.unwrap();
+        let mut bytes = [0; 8];
+        within("the question", answering.read_exact(&mut bytes)).await.unwrap();
+        answering.write_all(b"response").await.unwrap();
+        within("the response", quick.read_exact(&mut bytes)).await.unwrap();
+        match timeout(Duration::from_millis(300), flooding.write(&chunk)).await {
+            Ok(bytes) => pushed += bytes.unwrap(),
+            // Stuck: all that the kernel and the relay keep for this session is full.
+            Err(_) => break,
+        }
+    }
+    let mut arrived = 0;
+    let mut piece = vec![0; 64 * 1024];
+    while arrived < pushed {
+        let bytes = within("the rest", slow.read(&mut piece)).await.unwrap();
+        assert!(piece[..bytes].iter().all(|byte| *byte == 1));
+        arrived += bytes;
+    }
+    assert_eq!(arrived, pushed, "nothing is lost, nothing is said twice");
+}
+
+#[tokio::test]
+async fn who_closes_first_decides_how_a_session_ends() {
+    let mut bench = Bench::new(1);
+    let (client, mut server) = bench.session(Listener::Write, WELCOME).await;
+    drop(client);
+    let mut rest = Vec::new();
+    // It may have been reset: the welcome was not read.
+    let _ = within("the server is left", server.read_to_end(&mut rest)).await;
+    drop(server);
+    within("its place is free", bench.gauges.deserted()).await;
+
+    let (client, server) = bench.session(Listener::Write, WELCOME).await;
+    drop(server);
+    let parted = bench.parting().await;
+    assert!(matches!(parted.why, SessionError::ServerLost { .. }), "{:?}", parted.why);
+    drop((client, parted));
+    within("its place is free", bench.gauges.deserted()).await;
+}
+
+#[tokio::test]
+async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs() {
+    const SESSIONS: usize = 300;
+    let mut bench = Bench::new(2);
+    let mut ends = Vec::new();
+    for _ in 0..SESSIONS {
+        ends.push(bench.session(Listener::Write, WELCOME).await);
+    }
+    for (client, _) in &mut ends {
+        let mut welcome = [0; WELCOME.len()];
+        within("the welcome", client.read_exact(&mut welcome)).await.unwrap();
+    }
+    // One is in the middle of a message, and has nobody to be told.
+    ends[0].1.write_all(b"D\0\0\0\x10half").await.unwrap();
+    within("half a message", ends[0].0.read_exact(&mut [0; 9])).await.unwrap();
+
+    bench.fail_over();
+    for _ in 1..SESSIONS {
+        let parted = bench.parting().await;
+        assert!(matches!(parted.why, SessionError::Leave(_)), "{:?}", parted.why);
+        assert_eq!(parted.unsent, b"");
+    }
+    let mut rest = Vec::new();
+    within("the interrupted one is closed", ends[0].0.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, b"");
+
+    let (_late, _server) = bench.session(Listener::Write, WELCOME).await;
+    let parted = bench.parting().await;
+    assert!(matches!(parted.why, SessionError::Leave(_)), "one that came too late goes, too");
+}
+
+#[tokio::test]
+async fn what_the_client_did_not_take_yet_goes_before_the_last_word() {
+    let mut bench = Bench::new(1);
+    // More than the kernel keeps for one connection; whole messages, so that something may follow.
+    let row: Vec<u8> = b"D\0\x01\0\x04".iter().copied().chain([7; 0x1_0000]).collect();
+    let said = row.repeat(512);
+    let (mut slow, _server) = bench.session(Listener::Write, &said).await;
+    bench.stage.send_replace(Stage::Ending);
+    let parted = bench.parting().await;
+    assert!(matches!(parted.why, SessionError::ShuttingDown), "{:?}", parted.why);
+    assert!(!parted.unsent.is_empty());
+    drop(parted.client);
+    let mut taken = Vec::new();
+    within("what was sent", slow.read_to_end(&mut taken)).await.unwrap();
+    assert!([taken, parted.unsent].concat() == said, "nothing is lost, nothing is said twice");
+}

@@ -1,0 +1,180 @@
+//! The two ways of a session, as a state machine: what is kept, which side is at its end, and what
+//! follows from that.
+//!
+//! Sans-IO: an engine tells what its system calls said, and asks what to do ([`Next`]) after each
+//! side's change. Both engines, and nobody else, drive it, so that a session ends the same way
+//! whichever moves its bytes.
+//!
+//! **Invariant:** a way whose rest holds something is not read from. Nothing that was read is
+//! lost: it was sent, or is in a rest.
+
+use std::io;
+
+use crate::relay::Ended;
+use crate::relay::buffer::Rest;
+
+/// One of the two connections of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+impl Side {
+    pub(super) const ALL: [Self; 2] = [Self::Client, Self::Server];
+
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+
+    /// Where it stands in [`Self::ALL`].
+    pub(super) fn index(self) -> usize {
+        match self {
+            Self::Client => 0,
+            Self::Server => 1,
+        }
+    }
+}
+
+/// The way from one side to the other.
+#[derive(Debug, Default)]
+struct Way {
+    /// Read from the one side, not taken by the other.
+    rest: Rest,
+    /// Whether there is anything more to read, and what ended it.
+    source: Source,
+}
+
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Open,
+    /// The side said its last byte.
+    Ended,
+    /// The connection broke.
+    Failed(io::Error),
+    /// The end was passed on, or the other side takes nothing any more.
+    Over,
+}
+
+/// Both ways of a session.
+#[derive(Debug, Default)]
+pub(super) struct Pair {
+    /// By [`Side::index`] of the side that is read from.
+    ways: [Way; 2],
+    /// The client said its last byte, and the server was told.
+    client_closed: bool,
+}
+
+/// What an engine does after a change.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing, but to read where [`Pair::reads`] and to send where [`Pair::unsent`].
+    Continue,
+    /// Tell the server that no more comes: shut its connection down for sending.
+    ShutServer,
+    /// The session is over.
+    End(Ended),
+}
+
+impl Next {
+    /// Whether the session is as it was.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Self::Continue)
+    }
+}
+
+impl Pair {
+    /// A pair whose server has said something already.
+    pub(super) fn with_spoken(to_client: Vec<u8>) -> Self {
+        let mut pair = Self::default();
+        pair.ways[Side::Server.index()].rest.keep(to_client);
+        pair
+    }
+
+    fn from(&mut self, side: Side) -> &mut Way {
+        &mut self.ways[side.index()]
+    }
+
+    /// Whether this side is to be read from.
+    pub(super) fn reads(&self, side: Side) -> bool {
+        let way = &self.ways[side.index()];
+        matches!(way.source, Source::Open) && way.rest.is_empty()
+    }
+
+    /// What waits for this side to take it.
+    pub(super) fn unsent(&self, to: Side) -> &[u8] {
+        self.ways[to.other().index()].rest.unsent()
+    }
+
+    /// Keeps what the side did not take.
+    pub(super) fn keep(&mut self, to: Side, bytes: &[u8]) {
+        let way = self.from(to.other());
+        // What nobody takes any more is not kept.
+        if !matches!(way.source, Source::Over) {
+            way.rest.append(bytes);
+        }
+    }
+
+    /// The side took the first `bytes` of what waited for it.
+    pub(super) fn sent(&mut self, to: Side, bytes: usize) {
+        self.from(to.other()).rest.sent(bytes);
+    }
+
+    /// The side said its last byte, or its connection broke.
+    pub(super) fn ended(&mut self, side: Side, error: Option<io::Error>) {
+        let way = self.from(side);
+        if matches!(way.source, Source::Open) {
+            way.source = error.map_or(Source::Ended, Source::Failed);
+        }
+    }
+
+    /// Sending to the side failed.
+    pub(super) fn refused(&mut self, to: Side, error: io::Error) -> Next {
+        match to {
+            Side::Client => Next::End(Ended::ClientFailed(error)),
+            // The server takes no more, but what it said last is still to be read.
+            Side::Server => {
+                *self.from(Side::Client) = Way { source: Source::Over, ..Way::default() };
+                Next::Continue
+            }
+        }
+    }
+
+    /// What follows from all that was told.
+    pub(super) fn next(&mut self) -> Next {
+        let downwards = &mut self.ways[Side::Server.index()];
+        if downwards.rest.is_empty() {
+            match std::mem::take(&mut downwards.source) {
+                Source::Ended | Source::Failed(_) if self.client_closed => {
+                    return Next::End(Ended::ByClient);
+                }
+                Source::Ended => return Next::End(Ended::ServerClosed),
+                Source::Failed(error) => return Next::End(Ended::ServerFailed(error)),
+                open @ (Source::Open | Source::Over) => downwards.source = open,
+            }
+        }
+        let upwards = &mut self.ways[Side::Client.index()];
+        if upwards.rest.is_empty() {
+            match std::mem::take(&mut upwards.source) {
+                Source::Failed(error) => return Next::End(Ended::ClientFailed(error)),
+                Source::Ended => {
+                    upwards.source = Source::Over;
+                    self.client_closed = true;
+                    return Next::ShutServer;
+                }
+                open @ (Source::Open | Source::Over) => upwards.source = open,
+            }
+        }
+        Next::Continue
+    }
+
+    /// Takes what the client did not take yet.
+    pub(super) fn into_unsent_to_client(self) -> Vec<u8> {
+        let [_, downwards] = self.ways;
+        downwards.rest.unsent().to_vec()
+    }
+}

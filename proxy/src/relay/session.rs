@@ -1,0 +1,126 @@
+//! A session as a shard has it: two sockets, what is known of it, and what becomes of it.
+//!
+//! It travels: from the control side to a shard, from one shard to another, and back where somebody
+//! has to speak to the client ([`Parted`]).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use dugong_topology::Topology;
+
+use crate::error::SessionError;
+use crate::listener::Listener;
+use crate::metrics::{self, OpenGuard};
+use crate::relay::pair::{Pair, Side};
+use crate::relay::{Ended, Observer};
+use crate::route::{Leave, Target, leave};
+use crate::session::follower::Follower;
+use crate::session::outcome;
+use crate::session::tracker::Tracker;
+
+/// An established session whose sockets are plain TCP, and non-blocking.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) sockets: [OwnedFd; 2],
+    pub(super) pair: Pair,
+    follower: Option<Follower>,
+    target: Arc<Target>,
+    pub(super) listener: Listener,
+    open: OpenGuard,
+    /// Why it is on its way out of its shard; none while it is not.
+    pub(super) fate: Option<Box<Fate>>,
+}
+
+/// What is to become of a session that its shard gives up.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// One of its sides ended it.
+    Ended(Ended),
+    /// The proxy ends it.
+    Dismissed(SessionError),
+}
+
+/// A session that is over, whose client has to be told.
+#[derive(Debug)]
+pub struct Parted {
+    pub client: OwnedFd,
+    /// What the server said last, and the client did not take yet.
+    pub unsent: Vec<u8>,
+    pub why: SessionError,
+    pub target: Arc<Target>,
+    pub listener: Listener,
+    pub open: OpenGuard,
+}
+
+/// What makes a session, besides its sockets.
+pub struct Terms {
+    pub listener: Listener,
+    pub target: Arc<Target>,
+    /// Knows what the server says; none where the proxy shall not know.
+    pub follower: Option<Follower>,
+    pub open: OpenGuard,
+}
+
+impl Session {
+    /// A session whose server has said `spoken` already: the client gets that first.
+    pub fn new(client: OwnedFd, server: OwnedFd, spoken: Vec<u8>, terms: Terms) -> Self {
+        let Terms { listener, target, mut follower, open } = terms;
+        if let Some(follower) = &mut follower {
+            follower.arrived(&spoken);
+        }
+        Self {
+            sockets: [client, server],
+            pair: Pair::with_spoken(spoken),
+            follower,
+            target,
+            listener,
+            open,
+            fate: None,
+        }
+    }
+
+    pub(super) fn socket(&self, side: Side) -> &OwnedFd {
+        &self.sockets[side.index()]
+    }
+
+    /// Bytes have come from a side.
+    pub(super) fn arrived(&mut self, from: Side, bytes: &[u8]) {
+        if from == Side::Server
+            && let Some(follower) = &mut self.follower
+        {
+            follower.arrived(bytes);
+        }
+    }
+
+    /// Whether the session must leave its server under a topology.
+    pub(super) fn must_leave(&self, topology: &Topology) -> Option<Leave> {
+        leave(&self.target, topology)
+    }
+
+    /// What becomes of a session that nobody moves bytes for any more; none: nobody has to be told.
+    ///
+    /// Its sockets are closed, its place and its cancel key are given up, but for what it returns.
+    pub(super) fn part(self, fate: Fate) -> Option<Parted> {
+        let heard = self.follower.as_ref().map(Follower::tracker);
+        let at_boundary = heard.is_some_and(Tracker::at_boundary);
+        let outcome = match fate {
+            Fate::Ended(ended) => outcome(ended, heard, &self.target),
+            Fate::Dismissed(why) => Err(why),
+        };
+        let Self { sockets: [client, _server], pair, target, listener, open, .. } = self;
+        let reason = match outcome {
+            // In the middle of a message there is nothing that could still be said.
+            Err(why) if at_boundary && why.answer().is_some() => {
+                let unsent = pair.into_unsent_to_client();
+                return Some(Parted { client, unsent, why, target, listener, open });
+            }
+            Err(why) => {
+                tracing::debug!(server = %target.id, error = %why, "session ended");
+                why.reason()
+            }
+            Ok(reason) => reason,
+        };
+        metrics::count_reason(metrics::ENDED, listener, reason);
+        None
+    }
+}
