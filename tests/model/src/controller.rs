@@ -1,6 +1,8 @@
 //! The production machine of each instance, driven step by step.
 
-use dugong_machine::{Action, Event, Goal, Presence, Server as Seen, State, Time, step};
+use dugong_machine::{
+    Action, Event, Goal, Presence, Server as Seen, ServerState, State, Time, step,
+};
 use dugong_simulator::contract::Guarded;
 use dugong_simulator::{Bug, lie};
 use dugong_topology::{Generation, Version};
@@ -30,10 +32,8 @@ impl World {
             // The supervisor reads it in the machine's state.
             Action::Want(_) => (),
             Action::Announce(presence) => {
-                // A position that moves on is no news to anybody.
-                let news = known.is_none_or(|known| !known.is_like(&presence));
-                controller.word =
-                    news.then_some(Presence { position: None, lag: None, ..presence });
+                let word = heeded(presence);
+                controller.word = (known.as_ref() != Some(&word)).then_some(word);
             }
             Action::Declare(declaration) => {
                 if controller.answer.is_none() {
@@ -188,9 +188,18 @@ impl World {
 /// When something was said last, and how far the WAL was then: it matters to people only, and would
 /// make states different that are the same.
 fn forget_what_nobody_needs(state: &mut State) {
-    let position = state.position;
     if let Some((said, at)) = &mut state.said {
-        said.position = position;
+        *said = heeded(said.clone());
         *at = Time::default();
     }
+}
+
+/// What an instance says, without what no other one decides by, nor the store.
+///
+/// The rest is for people and proxies. Reads are checked at every server that lets clients in,
+/// wherever the topology leads.
+fn heeded(word: Presence) -> Presence {
+    let serves = word.server == ServerState::Primary;
+    let seen = if serves { word.seen } else { Generation::default() };
+    Presence { seen, open: None, position: None, upstream: None, lag: None, note: None, ..word }
 }

@@ -188,7 +188,9 @@ impl World {
         };
         let snapshot = &self.store.snapshot;
         let Some(record) = snapshot.record() else { return false };
-        let open = snapshot.present(&record.primary).and_then(|presence| presence.open);
+        let primary = &self.nodes[self.number_of(&record.primary)].controller;
+        let office = primary.as_ref().and_then(|controller| controller.state.office.as_ref());
+        let open = office.and_then(|office| office.open);
         let mut standbys = record.sync.iter().chain(&record.asyncs);
         self.nodes.iter().all(up)
             && open == Some(record.generation)
