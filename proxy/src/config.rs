@@ -22,10 +22,12 @@ mod env;
 mod error;
 mod keys;
 mod name_server;
+mod tls;
 mod url;
 
 pub use crate::config::error::ConfigError;
 pub use crate::config::name_server::{NameServerAddress, NameServerAddressError};
+pub use crate::config::tls::{ClientTls, Encryption};
 pub use crate::config::url::{ControllerUrl, ControllerUrlError, Place, Scheme};
 
 /// A configuration that works, as far as that can be known before the ports are bound.
@@ -39,6 +41,10 @@ pub struct Config {
     pub write_port: u16,
     pub read_port: u16,
     pub http_port: u16,
+    /// TLS for clients; none: it is not offered.
+    pub client_tls: Option<ClientTls>,
+    pub write_tls: Encryption,
+    pub read_tls: Encryption,
     /// The longest that one client waits for a server. Zero: nobody waits.
     pub hold_timeout: Duration,
     /// Clients that may wait at once; the next one gets 53300.
@@ -137,6 +143,21 @@ pub struct Settings {
     /// Metrics, health and the topology [default: 6434]
     #[arg(long, value_name = "PORT")]
     pub http_port: Option<u16>,
+    /// Our certificate (PEM) for clients; exchanged files are served within seconds
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key (PEM), in a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients need a certificate of this authority (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// What the write port does about TLS [default: allow with tls_cert, require with tls_client_ca]
+    #[arg(long, value_name = "WHAT")]
+    pub write_tls: Option<Encryption>,
+    /// What the read port does about TLS [default: as for write_tls]
+    #[arg(long, value_name = "WHAT")]
+    pub read_tls: Option<Encryption>,
     /// The longest that a client waits while there is no server for it [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -233,6 +254,11 @@ impl Settings {
             write_port: self.write_port.or(below.write_port),
             read_port: self.read_port.or(below.read_port),
             http_port: self.http_port.or(below.http_port),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
+            tls_client_ca: self.tls_client_ca.or(below.tls_client_ca),
+            write_tls: self.write_tls.or(below.write_tls),
+            read_tls: self.read_tls.or(below.read_tls),
             hold_timeout: self.hold_timeout.or(below.hold_timeout),
             max_held: self.max_held.or(below.max_held),
             handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
@@ -249,6 +275,7 @@ impl TryFrom<Settings> for Config {
     type Error = ConfigError;
 
     fn try_from(said: Settings) -> Result<Self, ConfigError> {
+        let (client_tls, write_tls, read_tls) = said.client_tls()?;
         let source = match (said.controllers.is_empty(), said.primary) {
             (false, Some(_)) => return Err(ConfigError::TwoSources),
             (_, None) if !said.replicas.is_empty() => return Err(ConfigError::ReplicasAlone),
@@ -257,7 +284,10 @@ impl TryFrom<Settings> for Config {
                 let identity = match (said.controller_cert, said.controller_key) {
                     (Some(cert), Some(key)) => Some((cert, key)),
                     (None, None) => None,
-                    (Some(_), None) | (None, Some(_)) => return Err(ConfigError::HalfIdentity),
+                    (Some(_), None) | (None, Some(_)) => {
+                        let (cert, key) = ("controller_cert", "controller_key");
+                        return Err(ConfigError::HalfPair { cert, key });
+                    }
                 };
                 let (ca, token_file) = (said.controller_ca, said.controller_token_file);
                 let trust = Trust { ca, identity, token_file };
@@ -277,6 +307,9 @@ impl TryFrom<Settings> for Config {
             write_port: said.write_port.unwrap_or(6432),
             read_port: said.read_port.unwrap_or(6433),
             http_port: said.http_port.unwrap_or(6434),
+            client_tls,
+            write_tls,
+            read_tls,
             hold_timeout: seconds(said.hold_timeout, 30),
             max_held: said.max_held.unwrap_or(10_000),
             handshake_timeout: seconds(said.handshake_timeout, 10),

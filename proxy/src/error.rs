@@ -21,6 +21,12 @@ pub enum SessionError {
     /// What the client sent is not PostgreSQL's protocol, or a version that nobody speaks.
     #[error("{0}")]
     NoStartup(StartupError),
+    /// No TLS came about. The client was told as far as TLS can tell it.
+    #[error("no TLS came about: {0}")]
+    Tls(io::Error),
+    /// The client came without encryption where that is needed.
+    #[error("this port takes encrypted connections only")]
+    TlsRequired,
     /// As many clients wait as may. Nothing was sent to a server.
     #[error("{max_held} clients wait for a server already: no more may wait")]
     HeldFull { max_held: u32 },
@@ -59,6 +65,7 @@ pub enum Awaited {
 const TRANSACTION: &str = "An open transaction is rolled back, unless its commit was under way: \
                            then its outcome is unknown.";
 const RECONNECT: &str = "Connect again: new connections lead to the right server.";
+const ENCRYPT: &str = "Connect with sslmode=require or a stronger one.";
 const RETRY: &str = "Nothing was executed: try again.";
 
 impl SessionError {
@@ -68,6 +75,7 @@ impl SessionError {
             Self::HandshakeTimeout { .. } | Self::NoStartup(_) => {
                 (SqlState::PROTOCOL_VIOLATION, None, None)
             }
+            Self::TlsRequired => (SqlState::NOT_AUTHORIZED, None, Some(ENCRYPT)),
             Self::HeldFull { .. } => (SqlState::TOO_MANY_CONNECTIONS, None, Some(RETRY)),
             Self::HoldTimeout { .. } | Self::NoReplica => {
                 (SqlState::CANNOT_CONNECT_NOW, None, Some(RETRY))
@@ -76,7 +84,7 @@ impl SessionError {
                 (SqlState::ADMIN_SHUTDOWN, Some(TRANSACTION), Some(RECONNECT))
             }
             Self::ShuttingDown => (SqlState::ADMIN_SHUTDOWN, Some(TRANSACTION), None),
-            Self::Interrupted { .. } | Self::Client(_) => return None,
+            Self::Tls(_) | Self::Interrupted { .. } | Self::Client(_) => return None,
         };
         let [detail, hint] = [detail, hint].map(|text: Option<&str>| text.map(str::to_owned));
         Some(Answer { sqlstate, message: self.to_string(), detail, hint })
@@ -87,6 +95,8 @@ impl SessionError {
         match self {
             Self::HandshakeTimeout { .. } => "handshake_timeout",
             Self::NoStartup(_) => "no_startup",
+            Self::Tls(_) => "tls",
+            Self::TlsRequired => "tls_required",
             Self::HeldFull { .. } => "held_full",
             Self::HoldTimeout { .. } => "hold_timeout",
             Self::NoReplica => "no_replica",
@@ -123,6 +133,8 @@ mod tests {
                 Some(("57P03", "no primary took writes within 30s: pg-2 has not caught up"))),
             (SessionError::ServerLost { instance: id },
                 Some(("57P01", "the connection to pg-1 was lost"))),
+            (SessionError::TlsRequired,
+                Some(("28000", "this port takes encrypted connections only"))),
             (SessionError::ShuttingDown, Some(("57P01", "the proxy is shutting down"))),
             (cut, None),
             (gone, None),

@@ -1,17 +1,27 @@
-//! From accept to the first packet that says what the client wants.
+//! From accept to the first packet that says what the client wants, encrypted where it shall be.
 //!
-//! Exactly the bytes of that packet are read and none of what follows, so that the relay finds the
-//! rest where it is. Memory grows with what arrives, not with what a length claims.
+//! Exactly the bytes of each packet are read and none of what follows, so that whoever comes next,
+//! TLS or the relay, finds the rest where it is. Nothing that came unencrypted is ever taken for
+//! something that came encrypted. Memory grows with what arrives, not with what a length claims.
 //!
 //! **Invariant:** bounded in time (one limit for all of it) and in bytes, whatever the client sends.
+//!
+//! Source: PostgreSQL manual, "SSL Session Encryption"; `ProcessSSLStartup` and
+//! `ProcessStartupPacket` in `backend_startup.c`.
 
+use std::future::Future;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::SessionError;
+use crate::shutdown::{Shutdown, Stage};
 use crate::stream::Stream;
+use crate::tls::ALPN;
+use crate::tls::clients::{Front, Hello};
 use crate::wire::message::CancelKey;
 use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, StartupError};
 
@@ -26,60 +36,193 @@ pub enum Opening {
     Nothing,
 }
 
-/// The answer to a request for encryption: there is none here.
-const NOT_OFFERED: &[u8] = b"N";
+/// What a port does about encryption, and with what.
+#[derive(Clone, Copy, Debug)]
+pub enum Door<'a> {
+    /// None is offered.
+    Plain,
+    /// As the client wants it.
+    Either(&'a Front),
+    /// It is needed. Not for cancel requests: libpq before 17 sends them without.
+    Encrypted(&'a Front),
+}
 
-/// Reads a client's first packet; requests for encryption that precede it are declined.
+/// Until when a client must have said what it wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience<'a> {
+    pub limit: Duration,
+    pub shutdown: &'a Shutdown,
+}
+
+/// A client that gets no further.
+#[derive(Debug)]
+pub struct Refused {
+    /// None: it cannot be told, in the middle of a handshake that only TLS has words for.
+    pub client: Option<Stream>,
+    pub error: SessionError,
+}
+
+/// What a client leads to that is not encrypted.
+enum Next<'a> {
+    Opened(Opening),
+    Encrypt(&'a Front, Hello),
+}
+
+/// What came first.
+enum First {
+    Nothing,
+    Packet(Vec<u8>),
+    /// No packet: the beginning of a ClientHello.
+    Hello([u8; LENGTH_BYTES]),
+}
+
+const YES: &[u8] = b"S";
+const NO: &[u8] = b"N";
+
+/// Learns what a client wants.
 ///
 /// # Errors
 ///
-/// Too slow, no startup packet, or gone.
-pub async fn read(client: &mut Stream, limit: Duration) -> Result<Opening, SessionError> {
-    match timeout(limit, read_unlimited(client)).await {
-        Ok(result) => result,
-        Err(_) => Err(SessionError::HandshakeTimeout { limit }),
+/// Too slow, no startup packet, not encrypted as it shall be, gone, or the proxy stops.
+pub async fn open(
+    mut client: TcpStream,
+    door: Door<'_>,
+    patience: Patience<'_>,
+) -> Result<(Stream, Opening), Refused> {
+    let until = Instant::now() + patience.limit;
+    let (front, hello) = match patience.bound(until, plain(&mut client, door)).await {
+        Ok(Next::Encrypt(front, hello)) => (front, hello),
+        Ok(Next::Opened(opening)) => return Ok((Stream::Plain(client), opening)),
+        Err(error) => return Err(Refused { client: Some(Stream::Plain(client)), error }),
+    };
+    let greeting = async { front.accept(client, hello).await.map_err(SessionError::Tls) };
+    // Boxed: a client without TLS shall not pay for the room that a handshake needs.
+    let mut client = match patience.bound(until, Box::pin(greeting)).await {
+        Ok(tls) => Stream::Tls(tls),
+        Err(error) => return Err(Refused { client: None, error }),
+    };
+    match patience.bound(until, encrypted(&mut client, hello)).await {
+        Ok(opening) => Ok((client, opening)),
+        Err(error) => Err(Refused { client: Some(client), error }),
     }
 }
 
-async fn read_unlimited(client: &mut Stream) -> Result<Opening, SessionError> {
-    let mut asked_tls = false;
-    let mut asked_gss = false;
+impl Patience<'_> {
+    /// Waits, but not for ever. What loses is dropped, with what it had read.
+    async fn bound<T>(
+        &self,
+        until: Instant,
+        what: impl Future<Output = Result<T, SessionError>>,
+    ) -> Result<T, SessionError> {
+        tokio::select! {
+            biased;
+            () = self.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
+            result = timeout_at(until, what) => match result {
+                Ok(result) => result,
+                Err(_) => Err(SessionError::HandshakeTimeout { limit: self.limit }),
+            },
+        }
+    }
+}
+
+/// What a client says before anything is encrypted.
+async fn plain<'a>(client: &mut TcpStream, door: Door<'a>) -> Result<Next<'a>, SessionError> {
+    let front = match door {
+        Door::Plain => None,
+        Door::Either(front) | Door::Encrypted(front) => Some(front),
+    };
+    let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
-        let Some(packet) = packet(client).await? else { return Ok(Opening::Nothing) };
-        let asked =
-            match startup::parse(&packet[LENGTH_BYTES..]).map_err(SessionError::NoStartup)? {
-                FirstPacket::Startup => return Ok(Opening::Startup(packet)),
-                FirstPacket::Cancel(key) => return Ok(Opening::Cancel(key, packet)),
-                FirstPacket::TlsRequest => &mut asked_tls,
-                FirstPacket::GssRequest => &mut asked_gss,
-            };
+        let packet = match (first(client).await?, front) {
+            (First::Nothing, _) => return Ok(Next::Opened(Opening::Nothing)),
+            (First::Packet(packet), _) => packet,
+            (First::Hello(begun), Some(front)) if !asked_gss => {
+                return Ok(Next::Encrypt(front, Hello::Direct(begun)));
+            }
+            (First::Hello(_), _) => return Err(SessionError::NoStartup(StartupError::DirectTls)),
+        };
+        let asked = match parse(&packet)? {
+            FirstPacket::Startup if matches!(door, Door::Encrypted(_)) => {
+                return Err(SessionError::TlsRequired);
+            }
+            FirstPacket::Startup => return Ok(Next::Opened(Opening::Startup(packet))),
+            FirstPacket::Cancel(key) => return Ok(Next::Opened(Opening::Cancel(key, packet))),
+            FirstPacket::TlsRequest => &mut asked_tls,
+            FirstPacket::GssRequest => &mut asked_gss,
+        };
         if std::mem::replace(asked, true) {
             return Err(SessionError::NoStartup(StartupError::AskedTwice));
         }
-        client.write_all(NOT_OFFERED).await.map_err(SessionError::Client)?;
+        match front {
+            Some(front) if asked_tls => {
+                // TLS would refuse it as well, in words that nobody understands.
+                if matches!(client.peek(&mut [0]).now_or_never(), Some(Ok(1..))) {
+                    return Err(SessionError::NoStartup(StartupError::Unencrypted));
+                }
+                say(client, YES).await?;
+                return Ok(Next::Encrypt(front, Hello::Asked));
+            }
+            Some(_) | None => say(client, NO).await?,
+        }
     }
 }
 
-/// One packet with its length; none where the client closed before its first byte.
-async fn packet(client: &mut Stream) -> Result<Option<Vec<u8>>, SessionError> {
+/// What a client says once all of it is encrypted.
+async fn encrypted(client: &mut Stream, hello: Hello) -> Result<Opening, SessionError> {
+    // Asked first, it may be of a time that knew no application protocols.
+    if hello != Hello::Asked && !client.speaks(ALPN) {
+        return Err(SessionError::NoStartup(StartupError::NoAlpn));
+    }
+    let packet = match first(client).await? {
+        First::Nothing => return Ok(Opening::Nothing),
+        First::Packet(packet) => packet,
+        First::Hello(_) => return Err(SessionError::NoStartup(StartupError::AskedTwice)),
+    };
+    match parse(&packet)? {
+        FirstPacket::Startup => Ok(Opening::Startup(packet)),
+        FirstPacket::Cancel(key) => Ok(Opening::Cancel(key, packet)),
+        FirstPacket::TlsRequest | FirstPacket::GssRequest => {
+            Err(SessionError::NoStartup(StartupError::AskedTwice))
+        }
+    }
+}
+
+fn parse(packet: &[u8]) -> Result<FirstPacket, SessionError> {
+    startup::parse(&packet[LENGTH_BYTES..]).map_err(SessionError::NoStartup)
+}
+
+async fn say(client: &mut TcpStream, word: &[u8]) -> Result<(), SessionError> {
+    client.write_all(word).await.map_err(SessionError::Client)
+}
+
+/// One packet with its length, or what there is instead.
+async fn first(client: &mut (impl AsyncRead + Unpin)) -> Result<First, SessionError> {
     let mut packet = Vec::new();
     take(client, LENGTH_BYTES, &mut packet).await?;
     let Some(length) = packet.first_chunk::<LENGTH_BYTES>() else {
         if packet.is_empty() {
-            return Ok(None);
+            return Ok(First::Nothing);
         }
         return Err(SessionError::NoStartup(StartupError::CutShort));
     };
-    let body = startup::body_bytes(*length).map_err(SessionError::NoStartup)?;
+    let body = match startup::body_bytes(*length) {
+        Ok(body) => body,
+        Err(StartupError::DirectTls) => return Ok(First::Hello(*length)),
+        Err(error) => return Err(SessionError::NoStartup(error)),
+    };
     take(client, body, &mut packet).await?;
     if packet.len() < LENGTH_BYTES + body {
         return Err(SessionError::NoStartup(StartupError::CutShort));
     }
-    Ok(Some(packet))
+    Ok(First::Packet(packet))
 }
 
 /// Reads `bytes` more, or fewer where the client closes.
-async fn take(client: &mut Stream, bytes: usize, into: &mut Vec<u8>) -> Result<(), SessionError> {
+async fn take(
+    client: &mut (impl AsyncRead + Unpin),
+    bytes: usize,
+    into: &mut Vec<u8>,
+) -> Result<(), SessionError> {
     match client.take(bytes as u64).read_to_end(into).await {
         Ok(_) => Ok(()),
         Err(error) => Err(SessionError::Client(error)),

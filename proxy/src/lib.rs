@@ -38,5 +38,6 @@ pub mod session;
 pub mod shutdown;
 pub mod socket;
 pub mod stream;
+pub mod tls;
 pub mod watch;
 pub mod wire;

@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error, USAGE),
     };
     if check_only {
+        if let Err(error) = runtime::check_files(&config) {
+            return complain(&error, USAGE);
+        }
         // A closed standard output leaves the exit status to tell.
         let _ = writeln!(std::io::stdout(), "the configuration is good");
         return ExitCode::SUCCESS;

@@ -21,8 +21,9 @@ use tokio::time::timeout;
 
 use crate::admin::{self, Admin};
 use crate::cancel::Cancels;
-use crate::config::{Config, Source, Trust};
+use crate::config::{Config, Encryption, Source, Trust};
 use crate::gate::Gate;
+use crate::handshake::Door;
 use crate::listener::{self, Listener};
 use crate::metrics::{self, Gauges};
 use crate::names::Names;
@@ -30,6 +31,7 @@ use crate::rarely::Rarely;
 use crate::relay::crew::Crew;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::tls::clients::{self, ClientTlsError, Front};
 use crate::watch::access::{Access, AccessError};
 use crate::watch::{self, Board, Sources, Topologies};
 
@@ -37,6 +39,8 @@ use crate::watch::{self, Board, Sources, Topologies};
 pub struct Shared {
     pub config: Config,
     pub topologies: Topologies,
+    /// TLS towards clients; none: it is not offered.
+    pub front: Option<Front>,
     pub names: Arc<Names>,
     pub sources: Arc<Sources>,
     pub gate: Gate,
@@ -48,6 +52,17 @@ pub struct Shared {
     pub turn: AtomicUsize,
     /// Log lines about refused clients.
     pub refusals: Rarely,
+}
+
+impl Shared {
+    /// What a port does about encryption.
+    pub fn door(&self, listener: Listener) -> Door<'_> {
+        match (&self.front, self.config.encryption(listener)) {
+            (None, _) | (_, Encryption::Disable) => Door::Plain,
+            (Some(front), Encryption::Allow) => Door::Either(front),
+            (Some(front), Encryption::Require) => Door::Encrypted(front),
+        }
+    }
 }
 
 /// How a run that could start ended.
@@ -64,6 +79,8 @@ pub enum Finished {
 pub enum RunError {
     #[error(transparent)]
     Access(#[from] AccessError),
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
     #[error(
         "port {} of {} is in use by another program: end that one, or choose another port with \
          --{flag}", address.port(), address.ip()
@@ -110,6 +127,14 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let mut duties = JoinSet::new();
     let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
     let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
+    let front = match &config.client_tls {
+        Some(files) => {
+            let (front, following) = Front::load(files)?;
+            duties.spawn(clients::follow(following));
+            Some(front)
+        }
+        None => None,
+    };
     let gauges = Arc::<Gauges>::default();
     let (parted, partings) = unbounded_channel();
     let threads = available_parallelism().map_or(1, NonZero::get);
@@ -118,6 +143,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
         config,
         topologies,
+        front,
         names,
         sources,
         cancels: Arc::default(),
@@ -152,6 +178,21 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         () = stop(&stage, accepting, &shared) => Ok(Finished::InOrder),
         () = signals.next() => Ok(Finished::AtOnce),
     }
+}
+
+/// Whether all files that a configuration names can be used.
+///
+/// # Errors
+///
+/// The first one that cannot.
+pub fn check_files(config: &Config) -> Result<(), RunError> {
+    if let Source::Controllers { trust, .. } = &config.source {
+        Access::load(trust)?;
+    }
+    if let Some(files) = &config.client_tls {
+        Front::load(files)?;
+    }
+    Ok(())
 }
 
 /// Tells who waits, lets sessions go on for a while, then tells those.

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::admission;
 use crate::cancel;
 use crate::error::SessionError;
-use crate::handshake::{self, Opening};
+use crate::handshake::{self, Opening, Patience, Refused};
 use crate::listener::Listener;
 use crate::metrics;
 use crate::relay::session::{Session, Terms};
@@ -46,19 +46,23 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
         tracing::debug!(%error, "a client was gone at once");
         return;
     }
-    let mut client = Stream::Plain(client);
-    let startup = match open(&mut client, &shared).await {
-        Ok(Opening::Startup(packet)) => packet,
-        Ok(Opening::Cancel(key, packet)) => {
-            let limit = shared.config.connect_timeout;
+    let config = &shared.config;
+    let patience = Patience { limit: config.handshake_timeout, shutdown: &shared.shutdown };
+    let (mut client, startup) = match handshake::open(client, shared.door(listener), patience).await
+    {
+        Ok((client, Opening::Startup(packet))) => (client, packet),
+        Ok((_, Opening::Cancel(key, packet))) => {
+            let limit = config.connect_timeout;
             return cancel::forward(&shared.cancels, &shared.names, &key, &packet, limit).await;
         }
-        Ok(Opening::Nothing) => return,
-        Err(error) => return refuse(client, listener, &shared, &error).await,
+        Ok((_, Opening::Nothing)) => return,
+        Err(Refused { client, error }) => {
+            return refuse(client, listener, &shared, &error).await;
+        }
     };
     let (target, server) = match admission::admit(&mut client, &startup, listener, &shared).await {
         Ok(admitted) => admitted,
-        Err(error) => return refuse(client, listener, &shared, &error).await,
+        Err(error) => return refuse(Some(client), listener, &shared, &error).await,
     };
     drop(startup);
     tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
@@ -74,30 +78,22 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
     }
 }
 
-/// Learns what the client wants.
-async fn open(client: &mut Stream, shared: &Shared) -> Result<Opening, SessionError> {
-    // Whichever loses is dropped; the client's bytes are not needed any more then.
-    tokio::select! {
-        biased;
-        () = shared.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
-        opening = handshake::read(client, shared.config.handshake_timeout) => opening,
-    }
-}
-
 /// Turns away a client that has no server yet.
-async fn refuse(client: Stream, listener: Listener, shared: &Shared, error: &SessionError) {
+async fn refuse(client: Option<Stream>, listener: Listener, shared: &Shared, error: &SessionError) {
     metrics::count_reason(metrics::REJECTED, listener, error.reason());
-    let Some(answer) = error.answer() else {
+    if matches!(error, SessionError::Client(_)) {
         tracing::debug!(%error, "a client left");
         return;
-    };
+    }
     if let Some(left_out) = shared.refusals.now() {
         tracing::info!(
             "a client of the {} port was refused: {error} ({left_out} more since the last line)",
             listener.as_str(),
         );
     }
-    dismiss(client, &answer).await;
+    if let (Some(client), Some(answer)) = (client, error.answer()) {
+        dismiss(client, &answer).await;
+    }
 }
 
 /// Gives two plain sockets to a relay thread, and so ends this session's task.

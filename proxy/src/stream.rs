@@ -20,6 +20,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Whether both sides agreed on this application protocol (ALPN). A plain one agrees on none.
+    pub fn speaks(&self, protocol: &[u8]) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(protocol),
+        }
+    }
+
     /// Waits until the peer has closed. Takes nothing away from what it has sent.
     ///
     /// A peer that has sent something that nobody has read yet stays: when it leaves is noticed by
@@ -45,7 +53,14 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buffer) {
+                // Closed without TLS's goodbye: closed all the same. What is cut short by that shows
+                // in PostgreSQL's own messages, which have their lengths.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                polled @ (Poll::Ready(_) | Poll::Pending) => polled,
+            },
         }
     }
 }

@@ -28,8 +28,15 @@ pub enum ConfigError {
     TwoSources,
     #[error("{url}: controller_ca must name the certificates that it is verified by")]
     NoCa { url: ControllerUrl },
-    #[error("controller_cert and controller_key belong together")]
-    HalfIdentity,
+    #[error("{cert} and {key} belong together")]
+    HalfPair { cert: &'static str, key: &'static str },
+    #[error("{key} needs a certificate for clients: set tls_cert and tls_key")]
+    NoCertificate { key: &'static str },
+    #[error(
+        "{key} = \"allow\" lets clients in that have no certificate of tls_client_ca, by coming \
+         without TLS: write \"require\""
+    )]
+    Bypass { key: &'static str },
     #[error("{url}: the token of controller_token_file would be sent in clear; write https")]
     TokenInClear { url: ControllerUrl },
     #[error("replicas need a primary beside them: add --primary HOST:PORT")]

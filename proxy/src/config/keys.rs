@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 20] = [
+pub(super) const KEYS: [&str; 25] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -16,6 +16,11 @@ pub(super) const KEYS: [&str; 20] = [
     "write_port",
     "read_port",
     "http_port",
+    "tls_cert",
+    "tls_key",
+    "tls_client_ca",
+    "write_tls",
+    "read_tls",
     "hold_timeout",
     "max_held",
     "handshake_timeout",

@@ -17,6 +17,9 @@ fn a_file_says_everything_that_flags_can() {
         write_port = 1
         read_port = 2
         http_port = 3
+        tls_cert = "/c"
+        tls_key = "/k"
+        write_tls = "require"
         hold_timeout = "5s"
         max_held = 7
         handshake_timeout = "250ms"
@@ -39,6 +42,9 @@ fn a_file_says_everything_that_flags_can() {
         write_port: 1,
         read_port: 2,
         http_port: 3,
+        client_tls: Some(ClientTls { cert: "/c".into(), key: "/k".into(), client_ca: None }),
+        write_tls: Encryption::Require,
+        read_tls: Encryption::Allow,
         hold_timeout: Duration::from_secs(5),
         max_held: 7,
         handshake_timeout: Duration::from_millis(250),
@@ -71,6 +77,10 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("controllers = [\"http://a:1\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
         ("controllers = [\"srv+http://_a._tcp.b\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
         ("controllers = [\"http://a:1\"]\ncontroller_cert = \"/t\"", "belong together"),
+        ("primary = \"a:1\"\ntls_cert = \"/t\"",  "tls_cert and tls_key belong together"),
+        ("primary = \"a:1\"\nread_tls = \"allow\"", "read_tls needs a certificate"),
+        ("primary = \"a:1\"\ntls_client_ca = \"/t\"", "tls_client_ca needs a certificate"),
+        ("primary = \"a:1\"\ntls_cert = \"/c\"\ntls_key = \"/k\"\ntls_client_ca = \"/t\"\nread_tls = \"allow\"", "read_tls = \"allow\" lets clients in"),
         ("primary = \"a:1\"\nconnect_timeout = \"0s\"", "connect_timeout must be longer"),
         ("primary = \"a:1\"\nread_port = 6432",     "write_port and read_port are both 6432"),
         ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),
@@ -131,6 +141,7 @@ fn the_example_names_every_key_with_its_default() {
     // Each line that says a key, once; those without a default are said by themselves.
     let has_default = |key: &str| {
         !key.starts_with("controller")
+            && !key.contains("tls")
             && !["primary", "replicas", "resolvers", "log_level"].contains(&key)
     };
     let mut named = Vec::new();

@@ -11,6 +11,8 @@ pub struct SqlState(&'static str);
 impl SqlState {
     /// `protocol_violation`: the peer did not speak PostgreSQL's protocol, or not in time.
     pub const PROTOCOL_VIOLATION: Self = Self("08P01");
+    /// `invalid_authorization_specification`: who comes like this is not let in.
+    pub const NOT_AUTHORIZED: Self = Self("28000");
     /// `too_many_connections`: a limit on clients is reached. Nothing was sent to a server.
     pub const TOO_MANY_CONNECTIONS: Self = Self("53300");
     /// `admin_shutdown`: the session ends now; drivers and pools connect again on it.

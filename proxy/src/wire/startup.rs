@@ -36,10 +36,12 @@ pub enum FirstPacket {
 pub enum StartupError {
     #[error("this is an HTTP request, and this port speaks PostgreSQL's protocol")]
     Http,
-    #[error(
-        "TLS without a request for it first is not offered here: use sslmode=prefer or disable"
-    )]
+    #[error("TLS is not offered at this port: use sslmode=prefer or disable")]
     DirectTls,
+    #[error("direct TLS needs the application protocol \"postgresql\" (ALPN), and none was named")]
+    NoAlpn,
+    #[error("bytes came unencrypted after the request for encryption")]
+    Unencrypted,
     #[error("the first packet claims {claimed} bytes: 8 to {} are possible", BODY_BYTES_MAX + 4)]
     Length { claimed: u32 },
     #[error("protocol {major}.{minor} is not supported: 3.0 and later 3.x are")]

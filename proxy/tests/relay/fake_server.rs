@@ -12,6 +12,9 @@ pub(crate) const WELCOME: &[u8] =
 /// A startup packet of protocol 3.0.
 pub(crate) const STARTUP: &[u8] = b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0";
 
+/// SSLRequest.
+pub(crate) const TLS_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
 pub(crate) struct FakeServer {
     pub(crate) port: u16,
     socket: TcpListener,

@@ -2,7 +2,7 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::fake_server::{client_that_sends, expect, rest};
+use crate::fake_server::{TLS_REQUEST, client_that_sends, expect, rest};
 use crate::proxy::Proxy;
 
 /// Nothing here gets as far as a server.
@@ -10,7 +10,6 @@ fn proxy() -> Proxy {
     Proxy::start(&["--primary", "127.0.0.1:1", "--handshake-timeout", "300ms"])
 }
 
-const TLS_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 const GSS_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x30";
 
 #[tokio::test]
@@ -19,7 +18,7 @@ async fn what_is_no_startup_packet_gets_an_error() {
     #[rustfmt::skip]
     let cases: [(&str, &[u8], &str); 6] = [
         ("HTTP",            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",   "this is an HTTP request"),
-        ("a TLS hello",     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "TLS without a request"),
+        ("a TLS hello",     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "TLS is not offered at this port"),
         ("garbage",         b"\xff\xff\xff\xff\xff\xff\xff\xff",    "the first packet claims"),
         ("protocol 2",      b"\0\0\0\x0b\0\x02\0\0me\0",            "protocol 2.0 is not supported"),
         ("no terminator",   b"\0\0\0\x0c\0\x03\0\0user",            "does not end in a zero byte"),

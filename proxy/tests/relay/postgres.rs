@@ -16,7 +16,7 @@ use tokio_postgres::{Config, NoTls};
 
 use crate::eventually::LIMIT;
 
-const PASSWORD: &str = "a secret of these tests";
+pub(crate) const PASSWORD: &str = "a secret of these tests";
 
 /// One server, ready for connections. Its `cluster_name` says which it is.
 pub(crate) struct Postgres {
