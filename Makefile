@@ -12,7 +12,7 @@ help:
 	@echo '                SECONDS_RUN=180, SEED=any one'
 	@echo 'make build      build the programs (target/release)'
 	@echo 'make lint       formatting, lints, directions of dependencies'
-	@echo 'make bench      how long writes pause in a failover, beside a floor of the same run'
+	@echo 'make bench      how long writes pause in a failover, and what the proxy costs beside its peers; with floors'
 
 demo:
 	@.ci/install demo
@@ -54,6 +54,7 @@ lint:
 	@.ci/directions
 
 bench:
-	@.ci/install test
+	@.ci/install bench
 	cargo build --release --bins
 	cargo run --release -p dugong-bench -- failover
+	cargo run --release -p dugong-bench -- proxies

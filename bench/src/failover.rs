@@ -1,5 +1,8 @@
 //! How long writes pause when a primary is killed, beside the floor of the same run.
 
+mod chain;
+mod floor;
+
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -8,7 +11,6 @@ use dugong_tests::{Cluster, Writer, kill, pause, resume};
 use dugong_topology::Role;
 use tokio::time::Instant;
 
-use crate::floor;
 use crate::report::Spread;
 
 /// The longest that a failover may take before the run is given up.

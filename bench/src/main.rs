@@ -2,13 +2,15 @@
 //!
 //! The machines are shared and noisy, so an absolute time says little; a ratio within one run
 //! says more, and the spread says how much.
-#![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
+#![deny(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "results, and how far it is")]
 
+mod account;
 mod failover;
-mod floor;
+mod limits;
+mod proxies;
+mod relay;
 mod report;
-mod servers;
 mod watchers;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +26,11 @@ struct Options {
 enum Bench {
     /// How long writes pause when the primary is killed, beside a bare chain without a controller.
     Failover(failover::Options),
+    /// What a proxy costs: ours, its peers and floors, side by side.
+    Proxies(proxies::Options),
+    /// One floor of `proxies`.
+    #[command(hide = true)]
+    Relay(relay::Options),
     /// What watchers of the topology cost a controller, beside a server that only writes to them.
     Watchers(watchers::Options),
     /// The clients of `watchers`.
@@ -35,6 +42,8 @@ enum Bench {
 async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
         Bench::Failover(options) => failover::run(&options).await,
+        Bench::Proxies(options) => proxies::run(&options),
+        Bench::Relay(options) => relay::run(&options),
         Bench::Watchers(options) => watchers::run(&options).await,
         Bench::FollowTopologies(following) => watchers::follow(&following).await,
     }

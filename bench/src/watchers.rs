@@ -26,7 +26,6 @@ use dugong_machine::{
 };
 use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision, TimelineId};
 use metrics_exporter_prometheus::PrometheusHandle;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -35,6 +34,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::limits::raise_file_limit;
 use crate::report::Spread;
 
 /// The longest that any one step may take.
@@ -76,7 +76,7 @@ struct Cost {
 
 /// Measures both servers, and reports.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    raise_file_limit()?;
+    raise_file_limit(2 * options.watchers as u64 + 1000)?;
     // Once before anything is measured: memory that is used once belongs to nobody.
     let metrics = metrics::install("pg-1", "main")?;
     let warm = Options { watchers: 100, changes: 2, quiet: 0 };
@@ -218,7 +218,7 @@ impl Clients {
 
 /// The clients: prints each revision that all of them have heard of.
 pub(crate) async fn follow(following: &Following) -> anyhow::Result<()> {
-    raise_file_limit()?;
+    raise_file_limit(following.watchers as u64 + 1000)?;
     let (heard, mut all) = mpsc::unbounded_channel();
     for _ in 0..following.watchers {
         let mut stream = TcpStream::connect(("127.0.0.1", following.port)).await?;
@@ -293,13 +293,6 @@ fn snapshot(revision: u64) -> Snapshot {
         instances: (0..3).map(of).collect(),
         ..Snapshot::default()
     }
-}
-
-/// One descriptor for each watcher.
-fn raise_file_limit() -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).context("the limit of open files cannot be raised")
 }
 
 fn resident_bytes() -> anyhow::Result<usize> {

@@ -70,11 +70,12 @@ fn no_test_is_switched_off() {
 }
 
 #[test]
-fn unsafe_code_has_one_place() {
-    let allowed = "controller/src/postgres/process.rs";
+fn unsafe_code_has_its_places() {
+    let allowed = ["controller/src/postgres/process.rs", "bench/src/relay/uring.rs"];
     let word = ["unsafe", " {"].concat();
     let broken = all(|path, content| {
-        let elsewhere = !path.ends_with(allowed) && content.contains(&word);
+        let elsewhere =
+            !allowed.iter().any(|allowed| path.ends_with(allowed)) && content.contains(&word);
         if elsewhere { vec!["unsafe code".to_owned()] } else { Vec::new() }
     });
     assert_eq!(broken, "");

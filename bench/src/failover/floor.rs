@@ -10,7 +10,7 @@ use anyhow::Context;
 use dugong_tests::{connect, kill};
 use tokio::time::Instant;
 
-use crate::servers::Chain;
+use crate::failover::chain::Chain;
 
 /// How long after a refused write the next one is tried.
 const PAUSE: Duration = Duration::from_millis(2);

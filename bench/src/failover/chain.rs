@@ -1,15 +1,16 @@
 //! Bare PostgreSQL servers, without any controller: what the floor stands on.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use dugong_controller::postgres::find_bin;
 use dugong_tests::{Pid, connect, eventually, free_port, kill};
 use tempfile::TempDir;
+
+use crate::account::{self, Account};
 
 /// The longest that one step of making a server may take.
 const SOON: Duration = Duration::from_secs(60);
@@ -27,13 +28,7 @@ impl Chain {
     /// Makes and starts the chain; returns once every standby streams.
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let (bin, _version) = find_bin(None)?;
-        let directory = tempfile::Builder::new()
-            .prefix("floor-")
-            .permissions(fs::Permissions::from_mode(0o755))
-            .tempdir()?;
-        if let Some((user, group)) = unprivileged()? {
-            chown(directory.path(), Some(user), Some(group))?;
-        }
+        let directory = account::folder("floor-")?;
         let chain = Self { directory, bin, ports: [(); 3].map(|()| free_port()) };
         chain.make_primary()?;
         chain.up(0)?;
@@ -74,9 +69,7 @@ impl Chain {
         let source = ["-h", "127.0.0.1", "-p", &from, "-U", "postgres", "-c", "fast"];
         self.tool("pg_basebackup", &[&["-D", text(&data)?][..], &source[..]].concat())?;
         fs::write(data.join("standby.signal"), "")?;
-        if let Some((user, group)) = unprivileged()? {
-            chown(data.join("standby.signal"), Some(user), Some(group))?;
-        }
+        account::give(&data.join("standby.signal"))?;
         let name = NAMES[at];
         self.configure(
             at,
@@ -122,15 +115,7 @@ impl Chain {
 
     /// Runs one of PostgreSQL's programs, as the user `postgres` when this is root.
     fn tool(&self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let program = self.bin.join(name);
-        let mut command = if unprivileged()?.is_some() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
-            command.arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
+        let mut command = account::command(self.bin.join(name), Account::Server)?;
         let command = command.args(arguments).current_dir("/").stdin(Stdio::null());
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
         ensure!(status.success(), "{name} {arguments:?}: {status}");
@@ -153,19 +138,4 @@ impl Drop for Chain {
 
 fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path that is no text")
-}
-
-/// Whom PostgreSQL runs as where this is root: it refuses root.
-fn unprivileged() -> anyhow::Result<Option<(u32, u32)>> {
-    if fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own))? != 0 {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd")?;
-    for line in users.lines() {
-        let fields: Vec<_> = line.split(':').collect();
-        if let ["postgres", _, user, group, ..] = fields.as_slice() {
-            return Ok(Some((user.parse()?, group.parse()?)));
-        }
-    }
-    bail!("the user postgres does not exist: install postgresql")
 }

@@ -1,0 +1,167 @@
+//! What it costs that everybody passes through a proxy: ours, its peers, and floors, side by side.
+//!
+//! Everything runs on loopback, in front of one PostgreSQL, in one run: rounds, in each of which
+//! every contender does every workload, in an order that rotates. So a figure is a ratio to
+//! `direct` of the same round, or the processor time of the proxy's own process: on a machine that
+//! is shared, that is the one to trust.
+//!
+//! Read [`contenders`] and [`workloads`] first: who, and what. [`measure`] is one measurement,
+//! [`results`] what all of them come to.
+
+mod contenders;
+mod measure;
+mod pgbench;
+mod postgres;
+mod process;
+mod results;
+mod tables;
+mod wire;
+mod workloads;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::Args;
+
+use crate::limits::raise_file_limit;
+use crate::proxies::contenders::{Contender, Programs, Running, Stage};
+use crate::proxies::pgbench::Pgbench;
+use crate::proxies::postgres::Postgres;
+use crate::proxies::results::{Results, Sample};
+use crate::proxies::workloads::Workload;
+
+/// Two for each connection of the largest crowd, and some.
+const DESCRIPTORS: u64 = 20_000;
+
+/// Descriptors of a proxy that are no connection's.
+const SPARE: u64 = 100;
+
+/// What `--quick` looks at.
+const QUICK: [&str; 5] = ["select-1", "select-8", "select-32", "connect-8", "copy-out"];
+
+/// Who stands for all in `--quick`.
+const QUICK_FIELD: [&str; 7] = [
+    "direct",
+    "floor-epoll-1",
+    "floor-uring-1",
+    "haproxy-1",
+    "pgbouncer-session",
+    "dugong-session",
+    "before-session",
+];
+
+/// What is measured.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// A look of two minutes: the most telling workloads and contenders
+    #[arg(long)]
+    quick: bool,
+    /// Only workloads whose names begin so; may be repeated, or a list with commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only contenders whose names begin so, and `direct`; a list with commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    contenders: Vec<String>,
+    /// Our proxy, built already [default: builds the one of this checkout]
+    #[arg(long, value_name = "FILE")]
+    proxy: Option<PathBuf>,
+    /// Another one of ours to compare with, as the contenders `before-…`
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
+    /// How many times each is measured [default: 3; 2 with --quick]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long one measurement with pgbench takes, in seconds [default: 2; 1 with --quick]
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+impl Options {
+    fn workloads(&self) -> Vec<&'static Workload> {
+        let quick = QUICK.map(str::to_owned);
+        let wanted = match (self.only.is_empty(), self.quick) {
+            (true, true) => &quick[..],
+            _ => &self.only,
+        };
+        chosen(workloads::ALL.iter(), |workload| workload.name.to_owned(), wanted)
+    }
+
+    fn field(&self, ours: &Programs) -> Vec<Contender> {
+        let quick = QUICK_FIELD.map(str::to_owned);
+        let wanted = match (self.contenders.is_empty(), self.quick) {
+            (true, true) => &quick[..],
+            _ => &self.contenders,
+        };
+        let mut field = chosen(Contender::all(ours), Contender::to_string, wanted);
+        if !field.contains(&Contender::Direct) {
+            field.insert(0, Contender::Direct);
+        }
+        field
+    }
+}
+
+/// Those whose names begin with one of the words; all of them without any word.
+fn chosen<T>(
+    all: impl IntoIterator<Item = T>,
+    name: impl Fn(&T) -> String,
+    words: &[String],
+) -> Vec<T> {
+    let wanted =
+        |item: &T| words.is_empty() || words.iter().any(|word| name(item).starts_with(word));
+    all.into_iter().filter(wanted).collect()
+}
+
+/// Measures, and reports.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let connections = raise_file_limit(DESCRIPTORS)?.saturating_sub(SPARE) / 2;
+    let programs = Programs::find(options.proxy.as_deref(), options.before.as_deref())?;
+    let (workloads, field) = (options.workloads(), options.field(&programs));
+    ensure!(!workloads.is_empty(), "no workload begins with any of {:?}", options.only);
+    let postgres = Postgres::start()?;
+    let (bin, folder) = (postgres.bin.clone(), postgres.folder().to_owned());
+    let pgbench = Pgbench { bin, folder };
+    let stage = Stage { programs, folder: postgres.folder().to_owned(), connections };
+    let start = |contender: &Contender| stage.start(*contender, postgres.port);
+    let running = field.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 }).max(1);
+    let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { 2 });
+    let mut results = Results::default();
+    for round in 0..rounds {
+        for workload in &workloads {
+            eprint!(
+                "{:>5.0} s  round {} of {rounds}  {}",
+                begun.elapsed().as_secs_f64(),
+                round + 1,
+                workload.name
+            );
+            for running in rotated(&running, round, workload) {
+                eprint!(".");
+                let time = Duration::from_secs(seconds);
+                let measured = measure::measure(workload, running, &pgbench, time)?;
+                let (workload, contender) = (workload.name, running.contender);
+                results.samples.push(Sample { workload, contender, round, measured });
+            }
+            eprintln!();
+        }
+    }
+    for workload in &workloads {
+        println!("{}", tables::of_workload(workload, &results.rows(workload, &field)));
+    }
+    Ok(())
+}
+
+/// Those that take part, each round beginning with another one.
+fn rotated<'a>(
+    running: &'a [Running],
+    round: usize,
+    workload: &Workload,
+) -> impl Iterator<Item = &'a Running> {
+    let mut taking: Vec<_> =
+        running.iter().filter(|running| workload.takes(running.contender)).collect();
+    let count = taking.len().max(1);
+    taking.rotate_left((round * count.div_ceil(3)) % count);
+    taking.into_iter()
+}

@@ -1,0 +1,70 @@
+//! The results as Markdown tables, on the screen and in the file.
+
+use std::fmt::Write as _;
+
+use crate::proxies::results::{Row, Spread};
+use crate::proxies::workloads::Workload;
+
+/// The table of one workload.
+pub(crate) fn of_workload(workload: &Workload, rows: &[Row]) -> String {
+    let unit = workload.unit.name();
+    let head = [
+        String::new(),
+        format!("{} per second", workload.unit.plural()),
+        "throughput ÷ direct".to_owned(),
+        format!("processor µs per {unit}"),
+        "p50 ÷ direct".to_owned(),
+        "p99 ÷ direct".to_owned(),
+        "p99 ms".to_owned(),
+    ];
+    let cells = rows.iter().map(|row| {
+        [
+            row.contender.to_string(),
+            format!("{:.0}", row.rate.median),
+            ratio(row.throughput),
+            wide(row.processor_us),
+            ratio(row.p50),
+            ratio(row.p99),
+            row.p99_us.map_or_else(String::new, |spread| format!("{:.2}", spread.median / 1e3)),
+        ]
+    });
+    let lines: Vec<_> = std::iter::once(head).chain(cells).collect();
+    format!("### {}: {}\n\n{}", workload.name, workload.what, table(&lines))
+}
+
+/// A median, with how far apart the measurements are.
+fn ratio(spread: Option<Spread>) -> String {
+    spread.map_or_else(String::new, |Spread { least, median, most }| {
+        format!("{median:.2} ({least:.2} to {most:.2})")
+    })
+}
+
+fn wide(spread: Option<Spread>) -> String {
+    spread.map_or_else(String::new, |Spread { least, median, most }| {
+        format!("{median:.1} ({least:.1} to {most:.1})")
+    })
+}
+
+/// Lines of cells, the first of them the head, as a table whose columns are in line.
+pub(crate) fn table<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default().max(3)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        for (cell, width) in line.iter().zip(widths) {
+            // Writing to a string does not fail.
+            let _ = write!(text, "| {cell:<width$} ");
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            for (column, width) in widths.into_iter().enumerate() {
+                let end = if column == 0 { "-" } else { ":" };
+                let _ = write!(text, "| {}{end} ", "-".repeat(width - 1));
+            }
+            text.push_str("|\n");
+        }
+    }
+    text
+}
