@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dugong_topology::{Phase, Topology};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,9 +19,10 @@ use crate::listener::Listener;
 use crate::metrics;
 use crate::route::{self, Options, Target};
 use crate::runtime::Shared;
-use crate::session::dial::{self, Server};
+use crate::session::dial::{self, DialError, Server};
 use crate::shutdown::Stage;
 use crate::stream::Stream;
+use crate::tls::servers::NoTls;
 
 /// Between two tries of servers that do not answer: doubled from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -39,17 +41,19 @@ pub async fn admit(
     listener: Listener,
     shared: &Shared,
 ) -> Result<(Target, Server), SessionError> {
+    let shown = client.shown().cloned();
     // A try that loses is dropped with its connection: the server sees a client that left.
     tokio::select! {
         biased;
         () = shared.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
         error = client.gone() => Err(SessionError::Client(error)),
-        found = find(startup, listener, shared) => found,
+        found = find(startup, shown.as_ref(), listener, shared) => found,
     }
 }
 
 async fn find(
     startup: &[u8],
+    shown: Option<&Arc<CertificateDer<'static>>>,
     listener: Listener,
     shared: &Shared,
 ) -> Result<(Target, Server), SessionError> {
@@ -58,6 +62,7 @@ async fn find(
     let mut topologies = shared.topologies.newest.clone();
     let mut pause = PAUSE_MIN;
     let mut held = None;
+    let mut disbelief = None;
     loop {
         let topology = topologies.borrow_and_update().clone();
         let options = route::options(listener, topology.as_deref(), shared.config.reads, turn);
@@ -66,9 +71,9 @@ async fn find(
             Options::Hold => None,
             Options::Try(targets) => {
                 for target in targets {
-                    let server = attempt(&target, startup, listener, budget, shared).await;
-                    if let Some(server) = server {
-                        return Ok((target, server));
+                    match attempt(&target, startup, shown, listener, budget, shared).await {
+                        Ok(server) => return Ok((target, server)),
+                        Err(words) => disbelief = words.or(disbelief),
                     }
                 }
                 Some(Instant::now() + pause)
@@ -78,7 +83,7 @@ async fn find(
             held = Some(shared.gate.hold(listener)?);
         }
         if budget.is_spent() {
-            return Err(timed_out(listener, topology.as_deref(), shared));
+            return Err(timed_out(listener, topology.as_deref(), disbelief, shared));
         }
         let until = match try_again {
             Some(at) => at.min(budget.deadline()),
@@ -93,33 +98,46 @@ async fn find(
     }
 }
 
-/// One try of one server; none: it does not serve this client now.
+/// One try of one server. Where it does not serve this client now: why, if that does not pass by
+/// itself.
 async fn attempt(
     target: &Target,
     startup: &[u8],
+    shown: Option<&Arc<CertificateDer<'static>>>,
     listener: Listener,
     budget: Budget,
     shared: &Shared,
-) -> Option<Server> {
+) -> Result<Server, Option<String>> {
     let limit = shared.config.connect_timeout;
     // A server that accepts and then says nothing costs the client's budget, not for ever. Even a
     // client that may not wait at all gets one try.
     let deadline = budget.deadline().max(Instant::now() + limit);
-    let dialing = dial::open(&shared.names, &target.address, startup, limit);
+    let dialing = dial::open(shared, &target.address, startup, shown);
     let dialing = timeout_at(deadline, dialing);
     // A try that loses is dropped with its connection.
     let result = tokio::select! {
         biased;
-        () = superseded(listener, target, shared.topologies.newest.clone()) => return None,
+        () = superseded(listener, target, shared.topologies.newest.clone()) => return Err(None),
         result = dialing => result,
     };
+    let mut disbelief = None;
     match result {
-        Ok(Ok(server)) => return Some(server),
+        Ok(Ok(server)) => return Ok(server),
+        Ok(Err(DialError::Tls(error))) => disbelief = Some(disbelieve(target, &error, shared)),
         Ok(Err(error)) => tracing::debug!(server = %target.id, %error, "a try failed"),
         Err(_) => tracing::debug!(server = %target.id, "a try was given up: no answer"),
     }
     metrics::count_at(metrics::CONNECT_FAILURES, listener);
-    None
+    Err(disbelief)
+}
+
+/// Tells the operator that a server is not believed, which does not pass by itself.
+fn disbelieve(target: &Target, error: &NoTls, shared: &Shared) -> String {
+    let words = format!("{} at {}: {error}", target.id, target.address);
+    if let Some(left_out) = shared.disbeliefs.now() {
+        tracing::warn!("no session on {words} ({left_out} more since the last line)");
+    }
+    words
 }
 
 /// Waits until the topology says that this is not the server to try.
@@ -133,12 +151,18 @@ async fn superseded(listener: Listener, target: &Target, mut topologies: Topolog
     }
 }
 
-fn timed_out(listener: Listener, topology: Option<&Topology>, shared: &Shared) -> SessionError {
+fn timed_out(
+    listener: Listener,
+    topology: Option<&Topology>,
+    disbelief: Option<String>,
+    shared: &Shared,
+) -> SessionError {
     let what = match listener {
         Listener::Write => Awaited::Primary,
         Listener::Read => Awaited::Reader,
     };
-    SessionError::HoldTimeout { what, limit: shared.config.hold_timeout, because: why(topology) }
+    let because = disbelief.unwrap_or_else(|| why(topology));
+    SessionError::HoldTimeout { what, limit: shared.config.hold_timeout, because }
 }
 
 /// Why nobody could serve a client, in words; the publisher's, where it says why.

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use dugong_topology::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::metrics;
-use crate::names::{ConnectError, Names};
+use crate::runtime::Shared;
+use crate::session::dial::{self, DialError};
 use crate::wire::message::CancelKey;
 
 /// The keys of all sessions.
@@ -72,16 +72,11 @@ impl Drop for Registered {
 /// Sends a cancel request where it belongs, and waits until the server has closed.
 ///
 /// Nobody is answered, as in PostgreSQL: the client only sees its connection close.
-pub async fn forward(
-    cancels: &Cancels,
-    names: &Names,
-    key: &CancelKey,
-    packet: &[u8],
-    limit: Duration,
-) {
-    let outcome = match cancels.address(key) {
+pub async fn forward(shared: &Shared, key: &CancelKey, packet: &[u8]) {
+    let limit = shared.config.connect_timeout;
+    let outcome = match shared.cancels.address(key) {
         None => "unknown_key",
-        Some(address) => match timeout(limit, send(names, &address, packet)).await {
+        Some(address) => match timeout(limit, send(shared, &address, packet)).await {
             Ok(Ok(())) => "forwarded",
             Ok(Err(error)) => {
                 tracing::debug!(%error, %address, "a cancel request did not get through");
@@ -94,9 +89,10 @@ pub async fn forward(
     metrics::count_by(metrics::CANCELS, "outcome", outcome);
 }
 
-async fn send(names: &Names, address: &Address, packet: &[u8]) -> Result<(), ConnectError> {
-    let mut server = names.connect(address).await?;
-    server.write_all(packet).await?;
+async fn send(shared: &Shared, address: &Address, packet: &[u8]) -> Result<(), DialError> {
+    let mut server = dial::connect(shared, address).await?;
+    server.write_all(packet).await.map_err(DialError::Lost)?;
+    server.flush().await.map_err(DialError::Lost)?;
     // The server says nothing, and closes once it has passed the signal on; how, does not matter.
     let _closed = server.read(&mut [0]).await;
     Ok(())

@@ -27,7 +27,7 @@ mod url;
 
 pub use crate::config::error::ConfigError;
 pub use crate::config::name_server::{NameServerAddress, NameServerAddressError};
-pub use crate::config::tls::{ClientTls, Encryption};
+pub use crate::config::tls::{ClientTls, Encryption, ServerMode, ServerRule, ServerTls};
 pub use crate::config::url::{ControllerUrl, ControllerUrlError, Place, Scheme};
 
 /// A configuration that works, as far as that can be known before the ports are bound.
@@ -45,6 +45,8 @@ pub struct Config {
     pub client_tls: Option<ClientTls>,
     pub write_tls: Encryption,
     pub read_tls: Encryption,
+    /// TLS to servers; none: they are spoken to in clear.
+    pub server_tls: Option<ServerTls>,
     /// The longest that one client waits for a server. Zero: nobody waits.
     pub hold_timeout: Duration,
     /// Clients that may wait at once; the next one gets 53300.
@@ -158,6 +160,18 @@ pub struct Settings {
     /// What the read port does about TLS [default: as for write_tls]
     #[arg(long, value_name = "WHAT")]
     pub read_tls: Option<Encryption>,
+    /// How servers are spoken to [default: disable; verify-full with server_ca]
+    #[arg(long, value_name = "MODE")]
+    pub server_tls: Option<ServerMode>,
+    /// The certificates (PEM) that servers are verified by
+    #[arg(long, value_name = "FILE")]
+    pub server_ca: Option<PathBuf>,
+    /// Our own certificate (PEM) for servers, where they ask for one
+    #[arg(long, value_name = "FILE")]
+    pub server_cert: Option<PathBuf>,
+    /// Its key (PEM), in a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    pub server_key: Option<PathBuf>,
     /// The longest that a client waits while there is no server for it [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
@@ -259,6 +273,10 @@ impl Settings {
             tls_client_ca: self.tls_client_ca.or(below.tls_client_ca),
             write_tls: self.write_tls.or(below.write_tls),
             read_tls: self.read_tls.or(below.read_tls),
+            server_tls: self.server_tls.or(below.server_tls),
+            server_ca: self.server_ca.or(below.server_ca),
+            server_cert: self.server_cert.or(below.server_cert),
+            server_key: self.server_key.or(below.server_key),
             hold_timeout: self.hold_timeout.or(below.hold_timeout),
             max_held: self.max_held.or(below.max_held),
             handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
@@ -276,6 +294,7 @@ impl TryFrom<Settings> for Config {
 
     fn try_from(said: Settings) -> Result<Self, ConfigError> {
         let (client_tls, write_tls, read_tls) = said.client_tls()?;
+        let server_tls = said.server_tls()?;
         let source = match (said.controllers.is_empty(), said.primary) {
             (false, Some(_)) => return Err(ConfigError::TwoSources),
             (_, None) if !said.replicas.is_empty() => return Err(ConfigError::ReplicasAlone),
@@ -310,6 +329,7 @@ impl TryFrom<Settings> for Config {
             client_tls,
             write_tls,
             read_tls,
+            server_tls,
             hold_timeout: seconds(said.hold_timeout, 30),
             max_held: said.max_held.unwrap_or(10_000),
             handshake_timeout: seconds(said.handshake_timeout, 10),

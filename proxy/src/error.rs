@@ -36,6 +36,9 @@ pub enum SessionError {
     /// No standby is fit for reads, and the operator wants no fallback.
     #[error("no standby is healthy and known to be within the allowed lag")]
     NoReplica,
+    /// The client would bind its password's proof to our certificate, which is not the server's.
+    #[error("channel binding cannot reach through the proxy to the server")]
+    WouldBind,
     /// The topology moved away from the session's server.
     #[error("terminating connection: {0}")]
     Leave(Leave),
@@ -66,6 +69,10 @@ const TRANSACTION: &str = "An open transaction is rolled back, unless its commit
                            then its outcome is unknown.";
 const RECONNECT: &str = "Connect again: new connections lead to the right server.";
 const ENCRYPT: &str = "Connect with sslmode=require or a stronger one.";
+const BOUND: &str = "Its password's proof would be bound to the proxy's certificate, and the server \
+                     has another one.";
+const UNBIND: &str = "Connect with channel_binding=disable, or give the proxy the certificate and \
+                      key that the servers have.";
 const RETRY: &str = "Nothing was executed: try again.";
 
 impl SessionError {
@@ -76,6 +83,7 @@ impl SessionError {
                 (SqlState::PROTOCOL_VIOLATION, None, None)
             }
             Self::TlsRequired => (SqlState::NOT_AUTHORIZED, None, Some(ENCRYPT)),
+            Self::WouldBind => (SqlState::NOT_AUTHORIZED, Some(BOUND), Some(UNBIND)),
             Self::HeldFull { .. } => (SqlState::TOO_MANY_CONNECTIONS, None, Some(RETRY)),
             Self::HoldTimeout { .. } | Self::NoReplica => {
                 (SqlState::CANNOT_CONNECT_NOW, None, Some(RETRY))
@@ -100,6 +108,7 @@ impl SessionError {
             Self::HeldFull { .. } => "held_full",
             Self::HoldTimeout { .. } => "hold_timeout",
             Self::NoReplica => "no_replica",
+            Self::WouldBind => "channel_binding",
             Self::Leave(_) => "topology",
             Self::ServerLost { .. } => "server_lost",
             Self::ShuttingDown => "shutdown",

@@ -98,7 +98,7 @@ pub async fn open(
     let greeting = async { front.accept(client, hello).await.map_err(SessionError::Tls) };
     // Boxed: a client without TLS shall not pay for the room that a handshake needs.
     let mut client = match patience.bound(until, Box::pin(greeting)).await {
-        Ok(tls) => Stream::Tls(tls),
+        Ok(client) => client,
         Err(error) => return Err(Refused { client: None, error }),
     };
     match patience.bound(until, encrypted(&mut client, hello)).await {

@@ -31,7 +31,8 @@ use crate::rarely::Rarely;
 use crate::relay::crew::Crew;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
-use crate::tls::clients::{self, ClientTlsError, Front};
+use crate::tls::clients::{ClientTlsError, Front};
+use crate::tls::servers::{Back, ServerTlsError};
 use crate::watch::access::{Access, AccessError};
 use crate::watch::{self, Board, Sources, Topologies};
 
@@ -41,6 +42,8 @@ pub struct Shared {
     pub topologies: Topologies,
     /// TLS towards clients; none: it is not offered.
     pub front: Option<Front>,
+    /// TLS to servers; none: they are spoken to in clear.
+    pub back: Option<Back>,
     pub names: Arc<Names>,
     pub sources: Arc<Sources>,
     pub gate: Gate,
@@ -52,6 +55,8 @@ pub struct Shared {
     pub turn: AtomicUsize,
     /// Log lines about refused clients.
     pub refusals: Rarely,
+    /// Log lines about servers that are not believed.
+    pub disbeliefs: Rarely,
 }
 
 impl Shared {
@@ -80,7 +85,9 @@ pub enum RunError {
     #[error(transparent)]
     Access(#[from] AccessError),
     #[error(transparent)]
-    Tls(#[from] ClientTlsError),
+    ClientTls(#[from] ClientTlsError),
+    #[error(transparent)]
+    ServerTls(#[from] ServerTlsError),
     #[error(
         "port {} of {} is in use by another program: end that one, or choose another port with \
          --{flag}", address.port(), address.ip()
@@ -102,6 +109,9 @@ pub enum RunError {
 
 /// Between two log lines about refused clients.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two log lines about servers that are not believed: clients try them again and again.
+const DISBELIEF_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often histograms are summed up while nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -129,9 +139,17 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
     let front = match &config.client_tls {
         Some(files) => {
-            let (front, following) = Front::load(files)?;
-            duties.spawn(clients::follow(following));
+            let (front, duty) = Front::load(files)?;
+            duties.spawn(duty);
             Some(front)
+        }
+        None => None,
+    };
+    let back = match &config.server_tls {
+        Some(tls) => {
+            let (back, duty) = Back::load(tls)?;
+            duties.spawn(duty);
+            Some(back)
         }
         None => None,
     };
@@ -144,6 +162,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         config,
         topologies,
         front,
+        back,
         names,
         sources,
         cancels: Arc::default(),
@@ -152,6 +171,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         shutdown,
         turn: AtomicUsize::new(0),
         refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
+        disbeliefs: Rarely::new(DISBELIEF_LOG_INTERVAL),
     });
     let [write, read, http] = addresses;
     let listeners = [write, read];
@@ -190,7 +210,10 @@ pub fn check_files(config: &Config) -> Result<(), RunError> {
         Access::load(trust)?;
     }
     if let Some(files) = &config.client_tls {
-        Front::load(files)?;
+        drop(Front::load(files)?);
+    }
+    if let Some(tls) = &config.server_tls {
+        drop(Back::load(tls)?);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! **Invariant:** dropping the future closes both sockets, frees the client's place and forgets its
 //! cancel key: no other clean-up exists.
 
+pub mod binding;
 pub mod dial;
 pub mod farewell;
 pub mod follower;
@@ -31,7 +32,8 @@ use crate::relay::session::{Session, Terms};
 use crate::relay::{Ended, Observer, Relay};
 use crate::route::{self, Leave, Target};
 use crate::runtime::Shared;
-use crate::session::dial::Server;
+use crate::session::binding::{Guard, WouldBind};
+use crate::session::dial::{Binding, Server};
 use crate::session::farewell::{FAREWELL, dismiss, say};
 use crate::session::follower::Follower;
 use crate::session::tracker::Tracker;
@@ -46,14 +48,13 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
         tracing::debug!(%error, "a client was gone at once");
         return;
     }
-    let config = &shared.config;
-    let patience = Patience { limit: config.handshake_timeout, shutdown: &shared.shutdown };
+    let limit = shared.config.handshake_timeout;
+    let patience = Patience { limit, shutdown: &shared.shutdown };
     let (mut client, startup) = match handshake::open(client, shared.door(listener), patience).await
     {
         Ok((client, Opening::Startup(packet))) => (client, packet),
         Ok((_, Opening::Cancel(key, packet))) => {
-            let limit = config.connect_timeout;
-            return cancel::forward(&shared.cancels, &shared.names, &key, &packet, limit).await;
+            return cancel::forward(&shared, &key, &packet).await;
         }
         Ok((_, Opening::Nothing)) => return,
         Err(Refused { client, error }) => {
@@ -68,13 +69,16 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
     tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
     let target = Arc::new(target);
     let follower = Follower::new(Arc::clone(&target), Arc::clone(&shared.cancels));
-    let Server { stream: server, spoken } = server;
+    let Server { stream: server, spoken, binding } = server;
     let terms = Terms { listener, target, follower: Some(follower), open: place };
     match (client, server) {
         (Stream::Plain(client), Stream::Plain(server)) => {
             hand_over(client, server, spoken, terms, &shared);
         }
-        (client, server) => relay_here(client, server, spoken, terms, &shared).await,
+        (client, server) => {
+            // Boxed: a session of the crew's shall not pay for the room of one that stays.
+            Box::pin(relay_here(client, server, binding, spoken, terms, &shared)).await;
+        }
     }
 }
 
@@ -114,11 +118,12 @@ fn hand_over(client: TcpStream, server: TcpStream, spoken: Vec<u8>, terms: Terms
 async fn relay_here(
     mut client: Stream,
     server: Stream,
+    binding: Binding,
     spoken: Vec<u8>,
     mut terms: Terms,
     shared: &Shared,
 ) {
-    let reason = match relay(&mut client, server, spoken, &mut terms, shared).await {
+    let reason = match relay(&mut client, server, binding, spoken, &mut terms, shared).await {
         Ok(reason) => reason,
         Err(error) => {
             tracing::debug!(server = %terms.target.id, %error, "session ended");
@@ -136,6 +141,7 @@ async fn relay_here(
 async fn relay(
     client: &mut Stream,
     mut server: Stream,
+    binding: Binding,
     spoken: Vec<u8>,
     terms: &mut Terms,
     shared: &Shared,
@@ -143,13 +149,24 @@ async fn relay(
     let Terms { listener, target, follower, .. } = terms;
     follower.arrived(&spoken);
     let mut relay = Relay::new(spoken, metrics::byte_counters(*listener));
+    let running = async {
+        match (&*client, binding) {
+            // Only who sees a certificate can bind to it.
+            (Stream::Tls(_), Binding::Withheld) => {
+                relay.run(&mut Guard::new(client), &mut server, follower).await
+            }
+            (Stream::Tls(_) | Stream::Plain(_), _) => {
+                relay.run(client, &mut server, follower).await
+            }
+        }
+    };
 
     // The relay may lose at any await: what the client did not take yet stays in its buffer.
     let why = tokio::select! {
         biased;
         leave = must_leave(target, shared.topologies.seats.clone()) => SessionError::Leave(leave),
         () = shared.shutdown.reached(Stage::Ending) => SessionError::ShuttingDown,
-        ended = relay.run(client, &mut server, follower) => {
+        ended = running => {
             match outcome(ended, heard(follower), target) {
                 Ok(reason) => return Ok(reason),
                 Err(error) => error,
@@ -183,6 +200,7 @@ pub fn outcome(
 ) -> Result<&'static str, SessionError> {
     match ended {
         Ended::ByClient => Ok("client"),
+        Ended::ClientFailed(error) if WouldBind::is_why(&error) => Err(SessionError::WouldBind),
         Ended::ClientFailed(error) => Err(SessionError::Client(error)),
         Ended::ServerClosed | Ended::ServerFailed(_) if heard.is_some_and(Tracker::told_fatal) => {
             Ok("server")

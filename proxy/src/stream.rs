@@ -5,8 +5,10 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -16,7 +18,15 @@ use tokio_rustls::TlsStream;
 pub enum Stream {
     Plain(TcpStream),
     /// Boxed: a connection that is not encrypted shall not pay for the state of one that is.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
+}
+
+/// An encrypted connection.
+#[derive(Debug)]
+pub struct Encrypted {
+    pub stream: TlsStream<TcpStream>,
+    /// The certificate that whoever was connected to has shown: ours to a client, a server's to us.
+    pub shown: Option<Arc<CertificateDer<'static>>>,
 }
 
 impl Stream {
@@ -24,7 +34,15 @@ impl Stream {
     pub fn speaks(&self, protocol: &[u8]) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(protocol),
+            Self::Tls(tls) => tls.stream.get_ref().1.alpn_protocol() == Some(protocol),
+        }
+    }
+
+    /// The certificate of whoever was connected to; none where nothing is encrypted.
+    pub fn shown(&self) -> Option<&Arc<CertificateDer<'static>>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.shown.as_ref(),
         }
     }
 
@@ -35,7 +53,7 @@ impl Stream {
     pub async fn gone(&mut self) -> io::Error {
         let sent = match self {
             Self::Plain(stream) => stream.peek(&mut [0]).await,
-            Self::Tls(stream) => stream.fill_buf().await.map(<[u8]>::len),
+            Self::Tls(tls) => tls.stream.fill_buf().await.map(<[u8]>::len),
         };
         match sent {
             Ok(0) => io::ErrorKind::UnexpectedEof.into(),
@@ -53,7 +71,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => match Pin::new(stream).poll_read(cx, buffer) {
+            Self::Tls(tls) => match Pin::new(&mut tls.stream).poll_read(cx, buffer) {
                 // Closed without TLS's goodbye: closed all the same. What is cut short by that shows
                 // in PostgreSQL's own messages, which have their lengths.
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -73,21 +91,21 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.stream).poll_shutdown(cx),
         }
     }
 }

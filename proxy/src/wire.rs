@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`startup`] | the first packet of a client, which has a length and no type |
 //! | [`scan`] | the five header bytes of each later message, never its body |
+//! | [`sasl`] | how a password is going to be proven |
 //! | [`message`] | the few messages that are read or written whole |
 //! | [`sqlstate`] | the codes that the proxy itself answers with |
 //!
@@ -13,6 +14,7 @@
 //! Source: PostgreSQL manual, "Frontend/Backend Protocol", "Message Formats".
 
 pub mod message;
+pub mod sasl;
 pub mod scan;
 pub mod sqlstate;
 pub mod startup;

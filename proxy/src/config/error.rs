@@ -30,6 +30,19 @@ pub enum ConfigError {
     NoCa { url: ControllerUrl },
     #[error("{cert} and {key} belong together")]
     HalfPair { cert: &'static str, key: &'static str },
+    #[error(
+        "server_tls = \"disable\" encrypts nothing: remove server_ca, server_cert and server_key"
+    )]
+    ServersInClear,
+    #[error(
+        "servers can only be verified by an authority: set server_ca, or server_tls = \"require\""
+    )]
+    NoServerCa,
+    #[error(
+        "server_ca says whom to believe, but this server_tls asks nobody: write \"verify-full\" (or \
+         \"verify-ca\")"
+    )]
+    CaUnused,
     #[error("{key} needs a certificate for clients: set tls_cert and tls_key")]
     NoCertificate { key: &'static str },
     #[error(

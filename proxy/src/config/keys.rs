@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 25] = [
+pub(super) const KEYS: [&str; 29] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -21,6 +21,10 @@ pub(super) const KEYS: [&str; 25] = [
     "tls_client_ca",
     "write_tls",
     "read_tls",
+    "server_tls",
+    "server_ca",
+    "server_cert",
+    "server_key",
     "hold_timeout",
     "max_held",
     "handshake_timeout",

@@ -20,6 +20,8 @@ fn a_file_says_everything_that_flags_can() {
         tls_cert = "/c"
         tls_key = "/k"
         write_tls = "require"
+        server_tls = "verify-ca"
+        server_ca = "/a"
         hold_timeout = "5s"
         max_held = 7
         handshake_timeout = "250ms"
@@ -45,6 +47,11 @@ fn a_file_says_everything_that_flags_can() {
         client_tls: Some(ClientTls { cert: "/c".into(), key: "/k".into(), client_ca: None }),
         write_tls: Encryption::Require,
         read_tls: Encryption::Allow,
+        server_tls: Some(ServerTls {
+            rule: ServerRule::VerifyCa,
+            ca: Some("/a".into()),
+            identity: None,
+        }),
         hold_timeout: Duration::from_secs(5),
         max_held: 7,
         handshake_timeout: Duration::from_millis(250),
@@ -78,6 +85,11 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("controllers = [\"srv+http://_a._tcp.b\"]\ncontroller_token_file = \"/t\"", "would be sent in clear"),
         ("controllers = [\"http://a:1\"]\ncontroller_cert = \"/t\"", "belong together"),
         ("primary = \"a:1\"\ntls_cert = \"/t\"",  "tls_cert and tls_key belong together"),
+        ("primary = \"a:1\"\nserver_tls = \"verify-full\"", "set server_ca, or"),
+        ("primary = \"a:1\"\nserver_tls = \"require\"\nserver_ca = \"/a\"", "but this server_tls asks nobody"),
+        ("primary = \"a:1\"\nserver_tls = \"disable\"\nserver_ca = \"/a\"", "encrypts nothing"),
+        ("primary = \"a:1\"\nserver_key = \"/k\"", "server_cert and server_key belong together"),
+        ("primary = \"a:1\"\nserver_tls = \"yes\"", "line 2: unknown variant"),
         ("primary = \"a:1\"\nread_tls = \"allow\"", "read_tls needs a certificate"),
         ("primary = \"a:1\"\ntls_client_ca = \"/t\"", "tls_client_ca needs a certificate"),
         ("primary = \"a:1\"\ntls_cert = \"/c\"\ntls_key = \"/k\"\ntls_client_ca = \"/t\"\nread_tls = \"allow\"", "read_tls = \"allow\" lets clients in"),
@@ -142,6 +154,7 @@ fn the_example_names_every_key_with_its_default() {
     let has_default = |key: &str| {
         !key.starts_with("controller")
             && !key.contains("tls")
+            && !key.starts_with("server")
             && !["primary", "replicas", "resolvers", "log_level"].contains(&key)
     };
     let mut named = Vec::new();

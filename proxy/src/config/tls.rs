@@ -30,6 +30,41 @@ pub enum Encryption {
     Require,
 }
 
+/// Towards servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    pub rule: ServerRule,
+    /// Whom we believe (PEM); none where nobody is asked.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key (PEM).
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// How servers are spoken to that are not spoken to in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerRule {
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// What `server_tls` may be: libpq's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerMode {
+    /// In clear
+    Disable,
+    /// Encrypted where the server can; nobody is verified
+    Prefer,
+    /// Encrypted; nobody is verified
+    Require,
+    /// Encrypted, and signed for by server_ca
+    VerifyCa,
+    /// The same, and for the very host
+    VerifyFull,
+}
+
 impl Config {
     /// What a port does about encryption.
     pub fn encryption(&self, listener: Listener) -> Encryption {
@@ -41,6 +76,34 @@ impl Config {
 }
 
 impl Settings {
+    /// How servers are spoken to; none: in clear.
+    pub(super) fn server_tls(&self) -> Result<Option<ServerTls>, ConfigError> {
+        let ca = self.server_ca.clone();
+        let identity = match (&self.server_cert, &self.server_key) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(ConfigError::HalfPair { cert: "server_cert", key: "server_key" });
+            }
+        };
+        let named = ca.is_some() || identity.is_some();
+        let rule = match self.server_tls {
+            None if named => ServerRule::VerifyFull,
+            None => return Ok(None),
+            Some(ServerMode::Disable) if named => return Err(ConfigError::ServersInClear),
+            Some(ServerMode::Disable) => return Ok(None),
+            Some(ServerMode::Prefer) => ServerRule::Prefer,
+            Some(ServerMode::Require) => ServerRule::Require,
+            Some(ServerMode::VerifyCa) => ServerRule::VerifyCa,
+            Some(ServerMode::VerifyFull) => ServerRule::VerifyFull,
+        };
+        match (rule, &ca) {
+            (ServerRule::VerifyCa | ServerRule::VerifyFull, None) => Err(ConfigError::NoServerCa),
+            (ServerRule::Prefer | ServerRule::Require, Some(_)) => Err(ConfigError::CaUnused),
+            _ => Ok(Some(ServerTls { rule, ca, identity })),
+        }
+    }
+
     /// The files, and what the write port and the read port do.
     pub(super) fn client_tls(
         &self,

@@ -1,29 +1,29 @@
 //! TLS towards clients: our certificate, and the handshake.
 //!
-//! [`Front`] is what connections see; [`follow`] looks whether the files were exchanged. Sessions
-//! that are there keep what they began with.
+//! [`Front`] is what connections see. Sessions that are there keep what they began with when files
+//! are exchanged.
 //!
 //! Sessions are resumed by tickets, which only this process understands, and only until the files
 //! are exchanged: a client whose certificate is not trusted any more shall not come back by an old
 //! ticket.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{Acceptor, NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use crate::config::ClientTls;
+use crate::stream::{Encrypted, Stream};
 use crate::tls::ALPN;
-use crate::tls::files::{self, FileError, Mark, mark};
-
-/// Between two looks at the files.
-const LOOK: Duration = Duration::from_secs(2);
+use crate::tls::exchange::exchanged;
+use crate::tls::files::{self, FileError};
 
 /// Why there is no TLS for clients.
 #[derive(Debug, thiserror::Error)]
@@ -39,15 +39,14 @@ pub enum ClientTlsError {
 /// The side that connections see.
 #[derive(Clone, Debug)]
 pub struct Front {
-    newest: watch::Receiver<Arc<ServerConfig>>,
+    newest: watch::Receiver<Arc<Served>>,
 }
 
-/// The side that looks at the files.
-pub struct Following {
-    files: ClientTls,
-    served: watch::Sender<Arc<ServerConfig>>,
-    /// As they were when they were last looked at.
-    marks: Vec<Mark>,
+/// What the files came to.
+#[derive(Debug)]
+struct Served {
+    config: Arc<ServerConfig>,
+    certificate: Arc<CertificateDer<'static>>,
 }
 
 /// How a client began to speak TLS.
@@ -60,16 +59,19 @@ pub enum Hello {
 }
 
 impl Front {
-    /// Reads the files.
+    /// Reads the files; with the duty of looking whether they were exchanged.
     ///
     /// # Errors
     ///
     /// The first thing that is wrong with one of them.
-    pub fn load(files: &ClientTls) -> Result<(Self, Following), ClientTlsError> {
-        // Before they are read: what changes meanwhile is read again.
-        let marks = marks(files);
-        let (served, newest) = watch::channel(configuration(files)?);
-        Ok((Self { newest }, Following { files: files.clone(), served, marks }))
+    pub fn load(
+        files: &ClientTls,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), ClientTlsError> {
+        let ClientTls { cert, key, client_ca } = files.clone();
+        let all = [cert, key].into_iter().chain(client_ca).collect();
+        let files = files.clone();
+        let (newest, duty) = exchanged(all, move || serve(&files))?;
+        Ok((Self { newest }, duty))
     }
 
     /// The server's part of the handshake. The limit in time is the caller's.
@@ -77,58 +79,23 @@ impl Front {
     /// # Errors
     ///
     /// The client does not speak TLS, or does not take ours; it was told as far as TLS can.
-    pub async fn accept(
-        &self,
-        client: TcpStream,
-        hello: Hello,
-    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+    pub async fn accept(&self, client: TcpStream, hello: Hello) -> io::Result<Stream> {
         let mut acceptor = Acceptor::default();
         if let Hello::Direct(begun) = hello {
             acceptor.read_tls(&mut begun.as_slice())?;
         }
-        let config = self.newest.borrow().clone();
+        let served = self.newest.borrow().clone();
         let greeted = LazyConfigAcceptor::new(acceptor, client).await?;
-        Ok(Box::new(TlsStream::Server(greeted.into_stream(config).await?)))
+        let stream = TlsStream::Server(greeted.into_stream(served.config.clone()).await?);
+        let shown = Some(served.certificate.clone());
+        Ok(Stream::Tls(Box::new(Encrypted { stream, shown })))
     }
 }
 
-/// Looks for ever whether the files were exchanged, and serves those that are good.
-pub async fn follow(mut following: Following) {
-    let mut looks = tokio::time::interval(LOOK);
-    loop {
-        looks.tick().await;
-        following.look();
-    }
-}
-
-impl Following {
-    fn look(&mut self) {
-        let now = marks(&self.files);
-        if now == self.marks {
-            return;
-        }
-        self.marks = now;
-        let cert = self.files.cert.display();
-        match configuration(&self.files) {
-            Ok(config) => {
-                self.served.send_replace(config);
-                tracing::info!("the certificate {cert} was exchanged");
-            }
-            Err(error) => tracing::warn!(
-                "the new certificate {cert} is not taken, and the one before stays: {error}"
-            ),
-        }
-    }
-}
-
-fn marks(files: &ClientTls) -> Vec<Mark> {
-    let all = [&files.cert, &files.key].into_iter().chain(&files.client_ca);
-    all.map(|path| mark(path)).collect()
-}
-
-fn configuration(files: &ClientTls) -> Result<Arc<ServerConfig>, ClientTlsError> {
+fn serve(files: &ClientTls) -> Result<Served, ClientTlsError> {
     let provider = Arc::new(ring::default_provider());
     let chain = files::certificates("tls_cert", &files.cert)?;
+    let certificate = chain.first().cloned().unwrap_or_else(|| Vec::new().into());
     let key = files::private_key("tls_key", &files.key)?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -149,5 +116,5 @@ fn configuration(files: &ClientTls) -> Result<Arc<ServerConfig>, ClientTlsError>
     config.ticketer = ring::Ticketer::new().map_err(ClientTlsError::Unfit)?;
     // Each costs a client without use for it, as libpq, a message; one is enough to come back.
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(Served { config: Arc::new(config), certificate: Arc::new(certificate) })
 }

@@ -17,7 +17,10 @@ use tokio_rustls::TlsConnector;
 use crate::config::{Scheme, Trust};
 use crate::socket;
 use crate::tls::files::{self, FileError};
+use crate::tls::trouble::{self, Keys};
 use crate::watch::find::Endpoint;
+
+const KEYS: Keys = Keys { ca: "controller_ca", cert: "controller_cert" };
 
 /// For the TCP connection, and again for the TLS handshake.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -48,8 +51,8 @@ pub(super) enum NoConnection {
     Timeout,
     #[error("no connection: {0}")]
     Tcp(io::Error),
-    #[error("no TLS: {0}; is it verified by controller_ca, and named as its certificate says?")]
-    Tls(io::Error),
+    #[error("no TLS: {0}")]
+    Tls(String),
 }
 
 /// Either kind of connection.
@@ -107,12 +110,12 @@ impl Access {
             Scheme::Https => (),
         }
         let name = ServerName::try_from(to.name.host.clone())
-            .map_err(|error| NoConnection::Tls(io::Error::other(error)))?;
+            .map_err(|error| NoConnection::Tls(error.to_string()))?;
         let greeting = TlsConnector::from(self.tls.clone()).connect(name, stream);
         let stream = timeout(CONNECT_MAX, greeting)
             .await
             .map_err(|_| NoConnection::Timeout)?
-            .map_err(NoConnection::Tls)?;
+            .map_err(|error| NoConnection::Tls(trouble::words(&error, KEYS)))?;
         Ok(Box::new(stream))
     }
 }

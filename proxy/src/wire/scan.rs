@@ -11,6 +11,8 @@
 pub struct Tag(pub u8);
 
 impl Tag {
+    /// AuthenticationRequest, of whatever kind.
+    pub const AUTHENTICATION: Self = Self(b'R');
     /// ErrorResponse, from the server.
     pub const ERROR: Self = Self(b'E');
     /// BackendKeyData: the key with which this session's queries are cancelled.

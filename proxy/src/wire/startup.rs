@@ -14,6 +14,9 @@ pub const BODY_BYTES_MAX: usize = 10_000;
 /// Bytes of the length that every first packet begins with.
 pub const LENGTH_BYTES: usize = 4;
 
+/// SSLRequest, as it is sent.
+pub const TLS_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
 const CANCEL: u32 = 1234 << 16 | 5678;
 const TLS: u32 = 1234 << 16 | 5679;
 const GSS: u32 = 1234 << 16 | 5680;

@@ -80,7 +80,7 @@ async fn controllers_are_verified_and_get_the_token() {
     #[rustfmt::skip]
     let cases = [
         // trusted   token          is said
-        (&theirs,    Some(&right),  "is it verified by controller_ca"),
+        (&theirs,    Some(&right),  "its certificate was signed by no authority of controller_ca"),
         (&ours,      Some(&wrong),  "controller_token_file must have the controllers' token"),
         (&ours,      None,          "controller_token_file must have the controllers' token"),
         (&ours,      Some(&right),  "/: connected"),
@@ -121,7 +121,7 @@ async fn a_controller_that_srv_records_name_must_be_the_one_that_they_name() {
         "--resolver",
         &resolver,
     ]);
-    let refused = "and named as its certificate says?";
+    let refused = "its certificate is for another host: it is reached as impostor.dugong.test";
     eventually(refused, async || proxy.log().contains(refused)).await;
     assert_eq!(proxy.health().await["generation"], serde_json::Value::Null);
     dns.service("_dugong._tcp.main.dugong.test", &[("controller.dugong.test", port)]).await;

@@ -22,5 +22,6 @@ mod hold;
 mod https;
 mod names;
 mod process;
+mod server_tls;
 mod sessions;
 mod tls;

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL refuses to run as root: then it runs as the user `postgres`.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Config, NoTls};
 
+use crate::authority::Authority;
 use crate::eventually::LIMIT;
 
 pub(crate) const PASSWORD: &str = "a secret of these tests";
@@ -31,8 +32,18 @@ impl Postgres {
         Self::start_on(name, free_port())
     }
 
+    /// Starts a server that speaks TLS, with a certificate that an authority has signed.
+    pub(crate) fn start_with_tls(name: &str, authority: &Authority, file: &str) -> Self {
+        let files = ["crt", "key"].map(|end| authority.read(&format!("{file}.{end}")));
+        Self::start_with(name, free_port(), Some(files))
+    }
+
     /// Starts a server, and waits until it answers.
     pub(crate) fn start_on(name: &str, port: u16) -> Self {
+        Self::start_with(name, port, None)
+    }
+
+    fn start_with(name: &str, port: u16, tls: Option<[String; 2]>) -> Self {
         let directory = TempDir::new().unwrap();
         if let Some((uid, gid)) = postgres_user() {
             chown(directory.path(), Some(uid), Some(gid)).unwrap();
@@ -48,7 +59,19 @@ impl Postgres {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let child = program("postgres")
+        let mut postgres = program("postgres");
+        if let Some(files) = tls {
+            for (file, text) in ["server.crt", "server.key"].into_iter().zip(files) {
+                let path = data.join(file);
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+                if let Some((uid, gid)) = postgres_user() {
+                    chown(&path, Some(uid), Some(gid)).unwrap();
+                }
+            }
+            postgres.args(["-c", "ssl=on"]);
+        }
+        let child = postgres
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])

@@ -190,7 +190,8 @@ async fn exchanged_certificates_are_served_and_bad_ones_are_not_taken() {
     ours.sign("proxy", "127.0.0.1", Validity::Current);
     let second = ours.read("proxy.key");
     ours.write("proxy.key", &key);
-    let refused = "is not taken, and the one before stays: tls_cert and tls_key cannot be used";
+    let refused =
+        "are not taken, and what they held before stays in use: tls_cert and tls_key cannot";
     eventually(refused, async || proxy.log().contains(refused)).await;
     assert_eq!(served().await, first);
 
