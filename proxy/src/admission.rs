@@ -5,7 +5,6 @@
 //! always safe.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dugong_topology::{Phase, Topology};
@@ -17,7 +16,8 @@ use crate::error::{Awaited, SessionError};
 use crate::gate::Budget;
 use crate::listener::Listener;
 use crate::metrics;
-use crate::route::{self, Options, Target};
+use crate::replicas::Claim;
+use crate::route::{self, Options, Seat, Target};
 use crate::runtime::Shared;
 use crate::session::dial::{self, DialError, Server};
 use crate::shutdown::Stage;
@@ -30,6 +30,14 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 type Topologies = watch::Receiver<Option<Arc<Topology>>>;
 
+/// A server that answers a client.
+pub struct Admitted {
+    pub target: Target,
+    pub server: Server,
+    /// The client's part in what a standby has to do.
+    pub claim: Option<Claim>,
+}
+
 /// Finds a server for a client, for as long as the client may wait and does.
 ///
 /// # Errors
@@ -40,7 +48,7 @@ pub async fn admit(
     startup: &[u8],
     listener: Listener,
     shared: &Shared,
-) -> Result<(Target, Server), SessionError> {
+) -> Result<Admitted, SessionError> {
     let shown = client.shown().cloned();
     // A try that loses is dropped with its connection: the server sees a client that left.
     tokio::select! {
@@ -56,23 +64,24 @@ async fn find(
     shown: Option<&Arc<CertificateDer<'static>>>,
     listener: Listener,
     shared: &Shared,
-) -> Result<(Target, Server), SessionError> {
+) -> Result<Admitted, SessionError> {
     let budget = Budget::new(shared.config.hold_timeout);
-    let turn = shared.turn.fetch_add(1, Relaxed);
     let mut topologies = shared.topologies.newest.clone();
     let mut pause = PAUSE_MIN;
     let mut held = None;
     let mut disbelief = None;
     loop {
         let topology = topologies.borrow_and_update().clone();
-        let options = route::options(listener, topology.as_deref(), shared.config.reads, turn);
+        let options = route::options(listener, topology.as_deref(), shared.config.reads);
         let try_again = match options {
             Options::Refuse => return Err(SessionError::NoReplica),
             Options::Hold => None,
             Options::Try(targets) => {
-                for target in targets {
+                for target in shared.replicas.arrange(targets, std::time::Instant::now()) {
+                    let reads = target.seat == Seat::Standby;
+                    let claim = reads.then(|| shared.replicas.claim(&target.id));
                     match attempt(&target, startup, shown, listener, budget, shared).await {
-                        Ok(server) => return Ok((target, server)),
+                        Ok(server) => return Ok(Admitted { target, server, claim }),
                         Err(words) => disbelief = words.or(disbelief),
                     }
                 }
@@ -122,12 +131,18 @@ async fn attempt(
     };
     let mut disbelief = None;
     match result {
-        Ok(Ok(server)) => return Ok(server),
+        Ok(Ok(server)) => {
+            shared.replicas.served(&target.id);
+            return Ok(server);
+        }
         Ok(Err(DialError::Tls(error))) => disbelief = Some(disbelieve(target, &error, shared)),
         Ok(Err(error)) => tracing::debug!(server = %target.id, %error, "a try failed"),
         Err(_) => tracing::debug!(server = %target.id, "a try was given up: no answer"),
     }
     metrics::count_at(metrics::CONNECT_FAILURES, listener);
+    if target.seat == Seat::Standby {
+        shared.replicas.refused(&target.id, std::time::Instant::now());
+    }
     Err(disbelief)
 }
 

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dugong_topology::Address;
 use dugong_topology::units::parse_duration;
+use dugong_topology::{Address, Member};
 use serde::{Deserialize, Deserializer};
 
 use crate::route::ReadRules;
@@ -58,6 +58,8 @@ pub struct Config {
     /// How long sessions may go on after the proxy was told to stop.
     pub drain_timeout: Duration,
     pub reads: ReadRules,
+    /// Until a standby that came back has its whole share of the reads. Zero: at once.
+    pub slow_start: Duration,
     /// As the filter of `tracing` understands it; none: the environment's RUST_LOG, or `info`.
     pub log_level: Option<String>,
 }
@@ -84,12 +86,16 @@ pub struct Trust {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LagLimit {
     pub bytes: u64,
+    /// None: however long ago what it shows was written.
+    pub time: Option<Duration>,
 }
 
 impl LagLimit {
-    /// Whether a standby that is so far behind may take reads.
-    pub fn allows(self, lag_bytes: u64) -> bool {
-        lag_bytes <= self.bytes
+    /// Whether a standby is close enough behind to take reads.
+    pub fn allows(self, standby: &Member) -> bool {
+        let age = standby.lag_seconds.map(|lag| Duration::from_millis(lag.millis));
+        standby.lag_bytes.is_some_and(|lag| lag <= self.bytes)
+            && self.time.is_none_or(|limit| age.is_some_and(|age| age <= limit))
     }
 }
 
@@ -194,6 +200,14 @@ pub struct Settings {
     /// How many bytes of WAL a standby may be behind to take reads [default: 16777216]
     #[arg(long, value_name = "BYTES")]
     pub max_lag: Option<u64>,
+    /// How old what a standby shows may be for it to take reads [default: any age]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub max_lag_time: Option<Duration>,
+    /// Until a standby that came back takes as many reads as the others [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub slow_start: Option<Duration>,
     /// What the read port does while no standby is fit [default: primary]
     #[arg(long, value_name = "WHAT")]
     pub read_fallback: Option<ReadFallback>,
@@ -283,6 +297,8 @@ impl Settings {
             connect_timeout: self.connect_timeout.or(below.connect_timeout),
             drain_timeout: self.drain_timeout.or(below.drain_timeout),
             max_lag: self.max_lag.or(below.max_lag),
+            max_lag_time: self.max_lag_time.or(below.max_lag_time),
+            slow_start: self.slow_start.or(below.slow_start),
             read_fallback: self.read_fallback.or(below.read_fallback),
             log_level: self.log_level.or(below.log_level),
         }
@@ -336,9 +352,13 @@ impl TryFrom<Settings> for Config {
             connect_timeout: seconds(said.connect_timeout, 2),
             drain_timeout: seconds(said.drain_timeout, 0),
             reads: ReadRules {
-                max_lag: LagLimit { bytes: said.max_lag.unwrap_or(16 << 20) },
+                max_lag: LagLimit {
+                    bytes: said.max_lag.unwrap_or(16 << 20),
+                    time: said.max_lag_time,
+                },
                 fallback: said.read_fallback.unwrap_or_default(),
             },
+            slow_start: seconds(said.slow_start, 10),
             log_level: said.log_level,
         };
         config.check_relations()?;

@@ -4,7 +4,7 @@
 //!
 //! 1. [`listener`]: accepts it. [`runtime`] has made the listeners and ends everything in order.
 //! 2. [`handshake`]: reads its first packet, and nothing more. A cancel request goes to [`cancel`].
-//! 3. [`session`]: finds a server ([`route`]), waits while there is none ([`gate`]), tells the client
+//! 3. [`session`]: finds a server ([`route`], [`replicas`]), waits while there is none ([`gate`]), tells the client
 //!    when it must end.
 //! 4. [`relay`]: moves the bytes.
 //!
@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod names;
 pub mod rarely;
 pub mod relay;
+pub mod replicas;
 pub mod route;
 pub mod runtime;
 pub mod session;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ::metrics::Counter;
+use dugong_topology::InstanceId;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -51,6 +52,7 @@ pub const SOURCES: &str = "dugong_proxy_topology_sources";
 pub const SOURCES_CONNECTED: &str = "dugong_proxy_topology_sources_connected";
 pub const FAILOVERS: &str = "dugong_proxy_failovers_total";
 pub const ACCEPT_PAUSES: &str = "dugong_proxy_accept_pauses_total";
+pub const LEFT_OUT: &str = "dugong_proxy_replicas_left_out_total";
 pub const PANICS: &str = "dugong_proxy_panics_total";
 pub const LOOKUPS: &str = "dugong_proxy_name_lookups_total";
 pub const NAME_ANSWERS: &str = "dugong_proxy_name_answers";
@@ -61,7 +63,7 @@ const fn row(name: &'static str, kind: Kind, help: &'static str) -> Metric {
 
 /// All metrics.
 #[rustfmt::skip]
-pub const TABLE: [Metric; 20] = [
+pub const TABLE: [Metric; 21] = [
     row(CONNECTIONS,          Kind::Counter,   "Client connections accepted, by listener."),
     row(CONNECTIONS_OPEN,     Kind::Gauge,     "Client connections open, by listener."),
     row(CONNECTIONS_HELD,     Kind::Gauge,     "Clients that wait for a server, by listener."),
@@ -79,6 +81,7 @@ pub const TABLE: [Metric; 20] = [
     row(SOURCES_CONNECTED,    Kind::Gauge,     "Controllers whose topology stream is open."),
     row(FAILOVERS,            Kind::Counter,   "Times that the topology named another primary."),
     row(ACCEPT_PAUSES,        Kind::Counter,   "Pauses of accepting because a resource ran out, by listener."),
+    row(LEFT_OUT,             Kind::Counter,   "Times that a standby was left out for a while because it refused a client, by instance."),
     row(PANICS,               Kind::Counter,   "Sessions that ended in a panic: each is a bug."),
     row(LOOKUPS,              Kind::Counter,   "Look-ups in the DNS, by name and outcome: found, absent (there is none), failed (nobody said)."),
     row(NAME_ANSWERS,         Kind::Gauge,     "What a name stands for at present, by name: how many addresses or services."),
@@ -157,6 +160,11 @@ pub fn count_at(name: &'static str, listener: Listener) {
 /// Adds one to a counter by listener and reason.
 pub fn count_reason(name: &'static str, listener: Listener, reason: &'static str) {
     ::metrics::counter!(name, "listener" => listener.as_str(), "reason" => reason).increment(1);
+}
+
+/// Counts that a standby is left out for a while.
+pub fn count_left_out(id: &InstanceId) {
+    ::metrics::counter!(LEFT_OUT, "instance" => id.to_string()).increment(1);
 }
 
 /// What became of a look-up.

@@ -39,13 +39,22 @@ use crate::relay::buffer::Rest;
 
 pub use crate::relay::buffer::BUFFER_BYTES;
 
-/// Sees what the server sends, before the client does.
+/// Sees what goes through a relay.
 pub trait Observer {
-    /// The next bytes of the stream.
+    /// The next bytes of the client's stream.
+    fn asked(&mut self, _bytes: &[u8]) {}
+
+    /// The next bytes of the server's stream, before the client has them.
     fn arrived(&mut self, bytes: &[u8]);
 }
 
 impl<O: Observer> Observer for Option<O> {
+    fn asked(&mut self, bytes: &[u8]) {
+        if let Some(observer) = self {
+            observer.asked(bytes);
+        }
+    }
+
     fn arrived(&mut self, bytes: &[u8]) {
         if let Some(observer) = self {
             observer.arrived(bytes);
@@ -126,7 +135,7 @@ impl Relay {
         &mut self,
         client: &mut C,
         server: &mut S,
-        server_bytes: &mut impl Observer,
+        observer: &mut impl Observer,
     ) -> Ended
     where
         C: AsyncRead + AsyncWrite + Unpin,
@@ -136,7 +145,7 @@ impl Relay {
         let mut upwards_done = false;
         poll_fn(|cx| {
             if !upwards_done {
-                match self.to_server.poll(cx, client, server, |_| ()) {
+                match self.to_server.poll(cx, client, server, |bytes| observer.asked(bytes)) {
                     // A server that is gone already cannot be told that the client is: no error.
                     Poll::Ready(Ok(())) => {
                         client_closed = true;
@@ -151,7 +160,7 @@ impl Relay {
                 }
             }
             let downwards =
-                self.to_client.poll(cx, server, client, |bytes| server_bytes.arrived(bytes));
+                self.to_client.poll(cx, server, client, |bytes| observer.arrived(bytes));
             Poll::Ready(match ready!(downwards) {
                 Ok(()) | Err(Broken::Reading(_)) if client_closed => Ended::ByClient,
                 Ok(()) => Ended::ServerClosed,

@@ -1,6 +1,6 @@
 //! From a topology to the servers that a connection may use, and back: whether it may stay.
 //!
-//! Pure functions of the topology. [`options`] chooses, in the order in which to try; [`leave`]
+//! Pure functions of the topology. [`options`] says who may take it; [`leave`]
 //! says why an established session must end.
 //!
 //! Source: DESIGN.md, "Listeners".
@@ -35,7 +35,7 @@ pub struct ReadRules {
 /// Where a new connection may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Options {
-    /// Try these, in this order. At least one.
+    /// Any of these. At least one.
     Try(Vec<Target>),
     /// Nobody can serve it now: hold it.
     Hold,
@@ -43,13 +43,8 @@ pub enum Options {
     Refuse,
 }
 
-/// The servers that may take a new connection; `turn` spreads reads over the standbys.
-pub fn options(
-    listener: Listener,
-    topology: Option<&Topology>,
-    rules: ReadRules,
-    turn: usize,
-) -> Options {
+/// The servers that may take a new connection.
+pub fn options(listener: Listener, topology: Option<&Topology>, rules: ReadRules) -> Options {
     let Some(topology) = topology else { return Options::Hold };
     let mut targets = match listener {
         Listener::Write => open_primary(topology).into_iter().collect(),
@@ -64,8 +59,6 @@ pub fn options(
     if targets.is_empty() {
         return Options::Hold;
     }
-    let first = turn % targets.len();
-    targets.rotate_left(first);
     Options::Try(targets)
 }
 
@@ -79,7 +72,7 @@ fn open_primary(topology: &Topology) -> Option<Target> {
 fn fit_standbys(topology: &Topology, max_lag: LagLimit) -> Vec<Target> {
     topology
         .standbys()
-        .filter(|member| member.healthy && member.lag_bytes.is_some_and(|lag| max_lag.allows(lag)))
+        .filter(|member| member.healthy && max_lag.allows(member))
         .filter_map(|member| target(member, Seat::Standby))
         .collect()
 }

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::metrics::{self, Gauges};
 use crate::names::Names;
 use crate::rarely::Rarely;
 use crate::relay::crew::Crew;
+use crate::replicas::Replicas;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
 use crate::tls::clients::{ClientTlsError, Front};
@@ -51,8 +51,7 @@ pub struct Shared {
     pub crew: Crew,
     pub gauges: Arc<Gauges>,
     pub shutdown: Shutdown,
-    /// Counts new connections, so that reads go round.
-    pub turn: AtomicUsize,
+    pub replicas: Replicas,
     /// Log lines about refused clients.
     pub refusals: Rarely,
     /// Log lines about servers that are not believed.
@@ -157,6 +156,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let (parted, partings) = unbounded_channel();
     let threads = available_parallelism().map_or(1, NonZero::get);
     let crew = Crew::start(threads, &topologies, &shutdown, &parted).map_err(RunError::Threads)?;
+    let replicas = Replicas::new(config.slow_start);
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
         config,
@@ -169,7 +169,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         crew,
         gauges,
         shutdown,
-        turn: AtomicUsize::new(0),
+        replicas,
         refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
         disbeliefs: Rarely::new(DISBELIEF_LOG_INTERVAL),
     });

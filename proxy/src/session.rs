@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::admission;
+use crate::admission::{self, Admitted};
 use crate::cancel;
 use crate::error::SessionError;
 use crate::handshake::{self, Opening, Patience, Refused};
@@ -61,15 +61,17 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
             return refuse(client, listener, &shared, &error).await;
         }
     };
-    let (target, server) = match admission::admit(&mut client, &startup, listener, &shared).await {
+    let admitted = match admission::admit(&mut client, &startup, listener, &shared).await {
         Ok(admitted) => admitted,
         Err(error) => return refuse(Some(client), listener, &shared, &error).await,
     };
     drop(startup);
+    let Admitted { target, server, claim } = admitted;
     tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
     let target = Arc::new(target);
     let follower = Follower::new(Arc::clone(&target), Arc::clone(&shared.cancels));
     let Server { stream: server, spoken, binding } = server;
+    let follower = follower.with_claim(claim);
     let terms = Terms { listener, target, follower: Some(follower), open: place };
     match (client, server) {
         (Stream::Plain(client), Stream::Plain(server)) => {

@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 29] = [
+pub(super) const KEYS: [&str; 31] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -31,6 +31,8 @@ pub(super) const KEYS: [&str; 29] = [
     "connect_timeout",
     "drain_timeout",
     "max_lag",
+    "max_lag_time",
+    "slow_start",
     "read_fallback",
     "log_level",
 ];

@@ -28,6 +28,8 @@ fn a_file_says_everything_that_flags_can() {
         connect_timeout = "1s"
         drain_timeout = "1min"
         max_lag = 1024
+        max_lag_time = "3s"
+        slow_start = "4s"
         read_fallback = "refuse"
         log_level = "debug"
         "#,
@@ -57,7 +59,11 @@ fn a_file_says_everything_that_flags_can() {
         handshake_timeout: Duration::from_millis(250),
         connect_timeout: Duration::from_secs(1),
         drain_timeout: Duration::from_secs(60),
-        reads: ReadRules { max_lag: LagLimit { bytes: 1024 }, fallback: ReadFallback::Refuse },
+        reads: ReadRules {
+            max_lag: LagLimit { bytes: 1024, time: Some(Duration::from_secs(3)) },
+            fallback: ReadFallback::Refuse,
+        },
+        slow_start: Duration::from_secs(4),
         log_level: Some("debug".to_owned()),
     };
     assert_eq!(config, expected);
@@ -155,7 +161,7 @@ fn the_example_names_every_key_with_its_default() {
         !key.starts_with("controller")
             && !key.contains("tls")
             && !key.starts_with("server")
-            && !["primary", "replicas", "resolvers", "log_level"].contains(&key)
+            && !["primary", "replicas", "resolvers", "max_lag_time", "log_level"].contains(&key)
     };
     let mut named = Vec::new();
     let mut defaults = String::from("controllers = [\"http://127.0.0.1:8001\"]\n");

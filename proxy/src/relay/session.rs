@@ -85,10 +85,9 @@ impl Session {
 
     /// Bytes have come from a side.
     pub(super) fn arrived(&mut self, from: Side, bytes: &[u8]) {
-        if from == Side::Server
-            && let Some(follower) = &mut self.follower
-        {
-            follower.arrived(bytes);
+        match from {
+            Side::Client => self.follower.asked(bytes),
+            Side::Server => self.follower.arrived(bytes),
         }
     }
 

@@ -1,11 +1,14 @@
 //! Which server a connection gets, and when it must leave.
 
+use std::time::Duration;
+
 use dugong_topology::Revision;
+use dugong_topology::document::Lag;
 
 use super::*;
 
 const RULES: ReadRules =
-    ReadRules { max_lag: LagLimit { bytes: 100 }, fallback: ReadFallback::Primary };
+    ReadRules { max_lag: LagLimit { bytes: 100, time: None }, fallback: ReadFallback::Primary };
 
 fn member(id: &str, port: u16, lag_bytes: Option<u64>) -> Member {
     serde_json::from_value(serde_json::json!({
@@ -55,39 +58,45 @@ fn writes_go_to_a_primary_that_takes_them() {
         ("its address is unknown",  with(|t| t.primary.as_mut().unwrap().address = None), "hold"),
     ];
     for (what, topology, expected) in cases {
-        let options = options(Listener::Write, Some(&topology), RULES, 0);
+        let options = options(Listener::Write, Some(&topology), RULES);
         assert_eq!(told(options), expected, "{what}");
     }
-    assert_eq!(options(Listener::Write, None, RULES, 0), Options::Hold, "nothing is known");
+    assert_eq!(options(Listener::Write, None, RULES), Options::Hold, "nothing is known");
 }
 
 #[test]
-fn reads_go_round_the_standbys_that_are_fit() {
+fn reads_go_to_standbys_that_are_fit() {
     let refusing = ReadRules { fallback: ReadFallback::Refuse, ..RULES };
     let alone = || with(|t| (t.sync, t.asyncs) = (None, Vec::new()));
     let lagging = with(|t| t.asyncs[0].lag_bytes = Some(101));
     let unknown = with(|t| t.asyncs[0].lag_bytes = None);
     let ill = with(|t| t.sync.as_mut().unwrap().healthy = false);
     let closed = with(|t| t.phase = Phase::CatchingUp);
+    let limit = LagLimit { time: Some(Duration::from_secs(2)), ..RULES.max_lag };
+    let timely = ReadRules { max_lag: limit, ..RULES };
+    // Of the third it is not known.
+    let aged = with(|t| {
+        t.sync.as_mut().unwrap().lag_seconds = Some(Lag { millis: 2_000 });
+        t.asyncs[0].lag_seconds = Some(Lag { millis: 2_001 });
+    });
     let alone_and_closed = Topology { phase: Phase::CatchingUp, ..alone() };
     #[rustfmt::skip]
     let cases = [
-        ("all are fit, turn 0",     cluster(),  RULES,      0,  "pg-2 pg-3 pg-4"),
-        ("turn 1",                  cluster(),  RULES,      1,  "pg-3 pg-4 pg-2"),
-        ("turn 5",                  cluster(),  RULES,      5,  "pg-4 pg-2 pg-3"),
-        ("one lags",                lagging,    RULES,      0,  "pg-2 pg-4"),
-        ("one lags, nobody knows",  unknown,    RULES,      0,  "pg-2 pg-4"),
-        ("one is not healthy",      ill,        RULES,      0,  "pg-3 pg-4"),
-        ("writes are held",         closed,     RULES,      0,  "pg-2 pg-3 pg-4"),
-        ("only the primary",        alone(),    RULES,      9,  "pg-1"),
-        ("only it, and it is shut", alone_and_closed, RULES, 0, "hold"),
-        ("only it, no fallback",    alone(),    refusing,   0,  "refuse"),
+        ("all are fit",             cluster(),  RULES,      "pg-2 pg-3 pg-4"),
+        ("one lags",                lagging,    RULES,      "pg-2 pg-4"),
+        ("one lags, nobody knows",  unknown,    RULES,      "pg-2 pg-4"),
+        ("one shows what is old",   aged,       timely,     "pg-2"),
+        ("one is not healthy",      ill,        RULES,      "pg-3 pg-4"),
+        ("writes are held",         closed,     RULES,      "pg-2 pg-3 pg-4"),
+        ("only the primary",        alone(),    RULES,      "pg-1"),
+        ("only it, and it is shut", alone_and_closed, RULES, "hold"),
+        ("only it, no fallback",    alone(),    refusing,   "refuse"),
     ];
-    for (what, topology, rules, turn, expected) in cases {
-        let options = options(Listener::Read, Some(&topology), rules, turn);
+    for (what, topology, rules, expected) in cases {
+        let options = options(Listener::Read, Some(&topology), rules);
         assert_eq!(told(options), expected, "{what}");
     }
-    assert_eq!(options(Listener::Read, None, refusing, 0), Options::Hold, "nothing is known");
+    assert_eq!(options(Listener::Read, None, refusing), Options::Hold, "nothing is known");
 }
 
 #[test]
@@ -135,7 +144,7 @@ fn a_session_leaves_only_when_its_server_is_something_else() {
 
 #[test]
 fn a_connection_that_is_being_made_is_given_up_when_writes_are_held() {
-    let Options::Try(targets) = options(Listener::Write, Some(&cluster()), RULES, 0) else {
+    let Options::Try(targets) = options(Listener::Write, Some(&cluster()), RULES) else {
         panic!("the cluster is open");
     };
     let closed = with(|t| t.phase = Phase::CatchingUp);

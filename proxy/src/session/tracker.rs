@@ -19,6 +19,7 @@ pub struct Tracker {
     keeping: Option<(Tag, usize)>,
     kept: Vec<u8>,
     told_fatal: bool,
+    readies: u32,
     /// The startup is over: what looks like a key is none.
     started: bool,
     key: Option<CancelKey>,
@@ -35,6 +36,11 @@ impl Tracker {
         self.told_fatal
     }
 
+    /// How often the server has said since the last call that it waits for the client.
+    pub fn take_readies(&mut self) -> u32 {
+        std::mem::take(&mut self.readies)
+    }
+
     /// The cancel key, once, after the chunk that completed it.
     pub fn take_key(&mut self) -> Option<CancelKey> {
         self.key.take()
@@ -42,7 +48,7 @@ impl Tracker {
 
     /// The next bytes of the stream.
     pub fn arrived(&mut self, bytes: &[u8]) {
-        let Self { scanner, keeping, kept, told_fatal, started, key } = self;
+        let Self { scanner, keeping, kept, told_fatal, readies, started, key } = self;
         scanner.scan(bytes, |piece| match piece {
             Piece::Header { tag, body_bytes } => {
                 *told_fatal = false;
@@ -53,6 +59,7 @@ impl Tracker {
                         Some((tag, body_bytes))
                     }
                     Tag::READY => {
+                        *readies += 1;
                         if !std::mem::replace(started, true) {
                             // A thousand idle sessions keep nothing.
                             *kept = Vec::new();

@@ -19,6 +19,16 @@ impl Tag {
     pub const KEY: Self = Self(b'K');
     /// ReadyForQuery: the startup is over, and later each command.
     pub const READY: Self = Self(b'Z');
+    /// Query, from the client.
+    pub const QUERY: Self = Self(b'Q');
+    /// FunctionCall, from the client.
+    pub const FUNCTION_CALL: Self = Self(b'F');
+    /// Sync: the end of what is answered together, from the client.
+    pub const SYNC: Self = Self(b'S');
+    /// CopyDone.
+    pub const COPY_DONE: Self = Self(b'c');
+    /// CopyFail, from the client.
+    pub const COPY_FAIL: Self = Self(b'f');
     /// NegotiateProtocolVersion: the server speaks an older minor version.
     pub const NEGOTIATE: Self = Self(b'v');
 }

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "and shows the logs of its processes")]
 
 mod authority;
+mod balance;
 mod controller;
 mod eventually;
 mod fake_server;
