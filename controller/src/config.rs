@@ -27,6 +27,7 @@ mod http;
 mod keys;
 mod network;
 mod postgres;
+mod repair;
 mod store;
 mod timings;
 mod understood;
@@ -43,6 +44,7 @@ pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
 pub use postgres::{PostgresConfig, TlsFiles};
+pub use repair::RepairConfig;
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 
@@ -67,6 +69,7 @@ pub struct Config {
     /// None: no name server.
     pub dns: Option<DnsConfig>,
     pub timings: Timings,
+    pub repair: RepairConfig,
 }
 
 impl Config {
@@ -135,6 +138,8 @@ struct RawConfig {
     dns: Option<dns::RawDns>,
     #[serde(default)]
     timings: timings::RawTimings,
+    #[serde(default)]
+    repair: repair::RawRepair,
 }
 
 fn default_cluster() -> String {
@@ -177,6 +182,7 @@ impl TryFrom<RawConfig> for Config {
             postgres,
             http: raw.http.checked()?,
             timings: raw.timings.checked(store.session_ttl)?,
+            repair: raw.repair.checked()?,
             store,
             dns,
         })

@@ -12,7 +12,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 12] = [
+const TABLE: [(&str, Kind, &str); 13] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -22,6 +22,7 @@ const TABLE: [(&str, Kind, &str); 12] = [
     ("dugong_lag_bytes",                   Kind::Gauge,   "WAL of the upstream that reads here do not show yet; 0 on a primary."),
     ("dugong_writable",                    Kind::Gauge,   "1 while this instance is a primary whose sync has caught up."),
     ("dugong_declarations_total",          Kind::Counter, "Compare-and-swaps of the state record; label: outcome (won, raced, guarded, unknown)."),
+    ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, copy, rewind, prefix: its WAL was found to be one)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
     ("dugong_dns_responses_total",         Kind::Counter, "Answers of the name server; label: code (noerror, formerr, servfail, nxdomain, notimp, refused)."),
     ("dugong_dns_connections_waited_total", Kind::Counter, "Connections to the name server that came while all places were taken."),
@@ -86,6 +87,11 @@ const SERVER_STATES: [(ServerState, &str); 6] = [
     (ServerState::Ready, "streaming"),
     (ServerState::Primary, "primary"),
 ];
+
+/// Counts data that was made anew.
+pub(crate) fn count_making(how: &'static str) {
+    metrics::counter!("dugong_data_made_total", "how" => how).increment(1);
+}
 
 /// Counts the answer to a declaration.
 pub(crate) fn declared(answer: Answer) {

@@ -31,10 +31,14 @@ mod names;
 mod pace;
 mod plan;
 mod postmaster;
+mod private;
 mod process;
 mod programs;
+mod progress;
+mod remote;
 mod replay;
 mod reporter;
+mod rewind;
 mod room;
 mod running;
 mod seam;
@@ -54,7 +58,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::{Network, TlsFiles};
+use crate::config::{Network, RepairConfig, TlsFiles};
 use crate::credentials::Credentials;
 
 pub use certificates::TlsError;
@@ -89,6 +93,7 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Between two commits that confirm the synchronous link.
     pub heartbeat_interval: Duration,
+    pub repair: RepairConfig,
 }
 
 /// What was seen.
@@ -148,8 +153,11 @@ pub enum StartError {
 }
 
 /// Whether the data in the instance directory `dir` has served a cluster (R10). Data that cannot be
-/// read counts as such.
+/// read counts as such, and so does data that is being rewound.
 pub fn has_served(dir: &Path) -> bool {
+    if layout::rewound(dir).exists() {
+        return true;
+    }
     match data_dir::read_identity(&layout::data(dir)) {
         Ok(identity) => identity.is_some_and(|own| own.generation > Generation::default()),
         Err(_unreadable) => true,

@@ -253,6 +253,7 @@ fn postgres_settings(
         extra: config.postgres.settings.clone(),
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,
+        repair: config.repair,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `pauses` | single processes of a server are stopped, and go on |
 //! | `promote` | the operator's override |
+//! | `repair` | a former primary's data is rewound |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
@@ -21,6 +22,7 @@ mod failover;
 mod one_node;
 mod pauses;
 mod promote;
+mod repair;
 mod resume;
 mod store;
 mod switchover;

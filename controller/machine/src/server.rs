@@ -25,11 +25,21 @@ pub enum Goal {
     Standby(StandbyGoal),
     /// In recovery, receiving no WAL any more, all that was received replayed (R4).
     Sealed { generation: Generation },
-    /// The data directory replaced by a copy of `source`'s; no server process once it is there.
+    /// The data made anew as a copy of `source`'s; no server process once it is there.
     ///
-    /// What was there stays untouched until the copy is complete. `making` is the number that the
-    /// new data will carry ([`Identity::making`]): the goal is reached once it does.
-    Copied { source: Upstream, generation: Generation, making: u32 },
+    /// `making` is the number that the new data will carry ([`Identity::making`]): the goal is
+    /// reached once it does.
+    Copied { source: Upstream, generation: Generation, making: u32, old: Old },
+}
+
+/// What may become of the data that is there while it is made anew.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Old {
+    /// It may be all that there is: it stays as it is until the copy is complete.
+    Untouched,
+    /// It is worth nothing as it is, and `primary` and its sync have all that was acknowledged:
+    /// it may become the copy itself, where it is a prefix of what the primary has, or is made one.
+    GivenUp { primary: Upstream },
 }
 
 /// How a server is brought down.

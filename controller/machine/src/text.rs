@@ -6,7 +6,7 @@ use dugong_topology::InstanceId;
 
 use crate::action::{Declaration, Guard};
 use crate::record::Record;
-use crate::server::{Access, Goal, Names, Receiver, Run, Sessions, Stop, Upstream, Work};
+use crate::server::{Access, Goal, Names, Old, Receiver, Run, Sessions, Stop, Upstream, Work};
 
 /// `g3 pg-1 > pg-2 > pg-3, deposed pg-4, began 2@0/100, primary lost`.
 impl fmt::Display for Record {
@@ -67,8 +67,12 @@ impl fmt::Display for Goal {
                 write!(f, "standby in g{} of {}", goal.generation, source(goal.upstream.as_ref()))
             }
             Self::Sealed { generation } => write!(f, "sealed in g{generation}"),
-            Self::Copied { source, generation, making } => {
-                write!(f, "copied from {} in g{generation}, making {making}", source.id)
+            Self::Copied { source, generation, making, old } => {
+                write!(f, "copied from {} in g{generation}, making {making}", source.id)?;
+                match old {
+                    Old::Untouched => Ok(()),
+                    Old::GivenUp { primary } => write!(f, ", or made anew by {}", primary.id),
+                }
             }
         }
     }

@@ -6,9 +6,10 @@ use super::error::{ConfigProblem, Nearest};
 
 /// Sections with their keys, the top of the file first, in the order of the manual.
 #[rustfmt::skip]
-pub(super) const SECTIONS: [(&str, &[&str]); 6] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
-           "postgres", "http", "store", "dns", "timings"]),
+           "postgres", "http", "store", "dns", "timings",
+           "repair"]),
     ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),
@@ -17,6 +18,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 6] = [
     ("dns", &["listen", "zone", "ttl"]),
     ("timings", &["link_ttl", "heartbeat_interval", "sync_timeout", "restart_after",
                   "stuck_after", "forget_after"]),
+    ("repair", &["rewind_timeout"]),
 ];
 
 /// Refuses the first key that no section knows.

@@ -53,6 +53,9 @@ sync_timeout = "1s"
 restart_after = "6s"
 stuck_after = "1min"
 forget_after = "1day"
+
+[repair]
+rewind_timeout = "2h"
 "#;
 
 /// `[store]` as it is for etcd.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dugong_machine::{Data, Identity, SystemIdentifier};
-use dugong_topology::{Generation, History, Lsn, LsnError, Position, TimelineId};
+use dugong_topology::{History, Lsn, LsnError, Position, TimelineId};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
@@ -13,6 +13,7 @@ use tokio::process::Command;
 use super::Settings;
 use super::helper::{HelperError, run_helper};
 use super::layout::{Durability, replace_file};
+use super::making::Stamp;
 use super::process::Spawner;
 
 const IDENTITY: &str = "dugong.identity.json";
@@ -170,6 +171,9 @@ pub(super) struct ControlFile {
     pub state: String,
     /// The last checkpoint, and the timeline that it is on.
     pub checkpoint: Position,
+    /// Every first change of a page since a checkpoint is in the WAL, hint bits included: so the
+    /// WAL names every page that differs (`wal_log_hints`, or checksums).
+    pub changes_logged: bool,
 }
 
 impl ControlFile {
@@ -191,7 +195,10 @@ impl ControlFile {
         };
         let timeline = value("Latest checkpoint's TimeLineID")?.parse().ok()?;
         let lsn: Lsn = value("Latest checkpoint location")?.parse().ok()?;
+        let hints = value("wal_log_hints setting") == Some("on");
+        let checksums = value("Data page checksum version").is_some_and(|version| version != "0");
         Some(Self {
+            changes_logged: hints || checksums,
             system_identifier: SystemIdentifier(value("Database system identifier")?.parse().ok()?),
             state: value("Database cluster state")?.to_owned(),
             checkpoint: Position::new(TimelineId(timeline), lsn),
@@ -203,10 +210,10 @@ impl ControlFile {
 pub(super) fn new_identity(
     settings: &Settings,
     control: &ControlFile,
-    making: u32,
-    made_in: Generation,
+    stamp: Stamp,
     made_at: Position,
 ) -> Identity {
+    let Stamp { making, made_in } = stamp;
     Identity {
         instance: settings.instance.clone(),
         cluster: settings.cluster.clone(),
@@ -243,6 +250,8 @@ Latest checkpoint location:           0/3000060
 Latest checkpoint's REDO location:    0/3000028
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
+wal_log_hints setting:                off
+Data page checksum version:           0
 ";
 
     #[test]
@@ -251,6 +260,12 @@ Latest checkpoint's PrevTimeLineID:   2
         assert_eq!(control.system_identifier, SystemIdentifier(7_570_000_000_000_000_001));
         assert_eq!(control.state, "in production");
         assert_eq!(control.checkpoint.to_string(), "2@0/3000060");
+        assert!(!control.changes_logged);
+        for (off, on) in
+            [("setting:                off", "setting: on"), ("version:           0", "version: 1")]
+        {
+            assert!(ControlFile::parse(&CONTROL.replace(off, on)).unwrap().changes_logged, "{on}");
+        }
         assert_eq!(ControlFile::parse("pg_control version number: 1300"), None);
     }
 

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use super::Settings;
 use super::configuration::Clients;
+use super::remote::REWIND_DATABASE;
 
 /// This machine: what it calls itself, and by each address that it has.
 const HERE: [&str; 3] = ["127.0.0.1/32", "::1/128", "samehost"];
@@ -29,6 +30,7 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     };
     for from in HERE {
         line("host", &format!("replication {replication}"), from, "scram-sha-256");
+        line("host", &format!("{REWIND_DATABASE} {replication}"), from, "scram-sha-256");
         line("host", &format!("all {superuser}"), from, "scram-sha-256");
         line("host", &format!("all {lookup}"), from, "scram-sha-256");
         line("host", "all all", from, verdict);
@@ -36,6 +38,7 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     let kind = if settings.tls.is_some() { "hostssl" } else { "host" };
     for network in settings.networks.iter().map(ToString::to_string) {
         line(kind, &format!("replication {replication}"), &network, "scram-sha-256");
+        line(kind, &format!("{REWIND_DATABASE} {replication}"), &network, "scram-sha-256");
         line(kind, &format!("all {lookup}"), &network, "scram-sha-256");
         line(kind, "all all", &network, verdict);
     }
@@ -71,6 +74,7 @@ mod tests {
             extra: BTreeMap::new(),
             credentials: Credentials::generate().unwrap(),
             heartbeat_interval: Duration::from_secs(1),
+            repair: crate::config::RepairConfig::default(),
         }
     }
 
@@ -98,6 +102,9 @@ mod tests {
             ("replication", "dugong_replication",    here,          SCRAM,     SCRAM),
             ("replication", "dugong_replication",    net,           SCRAM,     SCRAM),
             ("replication", "app",                   net,           "no line", "no line"),
+            ("postgres",    "dugong_replication",    here,          SCRAM,     SCRAM),
+            ("postgres",    "dugong_replication",    net,           SCRAM,     SCRAM),
+            ("app",         "dugong_replication",    net,           SCRAM,     "reject"),
             ("app",         "dugong_lookup",         net,           SCRAM,     SCRAM),
             ("app",         "app",                   here,          SCRAM,     "reject"),
             ("app",         "app",                   "samehost",    SCRAM,     "reject"),
@@ -128,6 +135,8 @@ mod tests {
         let cases = [
             ("hostssl", "replication", role,  "10.0.0.0/24",  scram),
             ("host",    "replication", role,  "10.0.0.0/24",  "no line"),
+            ("hostssl", "postgres",    role,  "10.0.0.0/24",  scram),
+            ("host",    "postgres",    role,  "10.0.0.0/24",  "no line"),
             ("hostssl", "app",         "app", "10.0.0.0/24",  scram),
             ("host",    "app",         "app", "10.0.0.0/24",  "no line"),
             ("host",    "app",         "app", "10.0.0.9/32",  scram),

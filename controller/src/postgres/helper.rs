@@ -1,4 +1,4 @@
-//! PostgreSQL's programs that run to an end: `initdb`, `pg_basebackup`, `pg_controldata`.
+//! PostgreSQL's programs that run to an end: `initdb`, `pg_basebackup`, `pg_rewind`, `psql` …
 
 use std::process::Stdio;
 
@@ -28,11 +28,29 @@ pub(super) enum HelperError {
     Failed { program: String, said: String },
 }
 
+/// Whether a line that a helper wrote is worth keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Keep,
+    /// How far it has come: the next one says it better.
+    Pass,
+}
+
 /// Runs a program to its end. Dropping the future kills it with all of its children.
 pub(super) async fn run_helper(
     spawner: &Spawner,
+    command: Command,
+    at_parent_death: Signal,
+) -> Result<Output, HelperError> {
+    run_and_hear(spawner, command, at_parent_death, |_| Line::Keep).await
+}
+
+/// The same, and `hear` gets each line that it writes to stderr as it comes.
+pub(super) async fn run_and_hear(
+    spawner: &Spawner,
     mut command: Command,
     at_parent_death: Signal,
+    hear: impl FnMut(&str) -> Line,
 ) -> Result<Output, HelperError> {
     let path = std::path::Path::new(command.as_std().get_program());
     let program = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -40,7 +58,7 @@ pub(super) async fn run_helper(
     let failed = |error| HelperError::Start { program: program.clone(), error };
     let mut child = spawner.spawn(command, at_parent_death).await.map_err(failed)?;
     let (stdout, stderr) = std::mem::take(&mut child.pipes);
-    let (stdout, stderr) = tokio::join!(read_end(stdout), read_end(stderr));
+    let (stdout, stderr) = tokio::join!(read_end(stdout, |_| Line::Keep), read_end(stderr, hear));
     match child.exit().wait().await {
         Some(status) if status.success() => Ok(Output { stdout, stderr }),
         status => {
@@ -60,16 +78,56 @@ fn telling_line(stderr: &str) -> Option<&str> {
     error.or_else(|| lines.next())
 }
 
-async fn read_end(pipe: Option<impl AsyncRead + Unpin>) -> String {
-    let mut kept = Vec::new();
-    let Some(mut pipe) = pipe else { return String::new() };
+async fn read_end(
+    pipe: Option<impl AsyncRead + Unpin>,
+    mut hear: impl FnMut(&str) -> Line,
+) -> String {
+    let (mut kept, mut line) = (String::new(), Vec::new());
+    let Some(mut pipe) = pipe else { return kept };
+    let mut take = |line: &mut Vec<u8>| {
+        let text = String::from_utf8_lossy(line).into_owned();
+        if hear(&text) == Line::Keep {
+            kept.push_str(&text);
+            kept.push('\n');
+        }
+        line.clear();
+        if kept.len() > OUTPUT_MAX {
+            let surplus = kept.len() - OUTPUT_MAX;
+            let begin = (surplus..kept.len()).find(|at| kept.is_char_boundary(*at));
+            kept.drain(..begin.unwrap_or(kept.len()));
+        }
+    };
     let mut buffer = vec![0; 8 << 10];
     // An error ends the output like its end does: the exit status tells what became of it.
     while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-        kept.extend_from_slice(&buffer[..count]);
-        if kept.len() > OUTPUT_MAX {
-            kept.drain(..kept.len() - OUTPUT_MAX);
+        for byte in &buffer[..count] {
+            // Progress is written over itself where a person looks.
+            if matches!(byte, b'\n' | b'\r') || line.len() >= OUTPUT_MAX {
+                take(&mut line);
+            } else {
+                line.push(*byte);
+            }
         }
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    if !line.is_empty() {
+        take(&mut line);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_line_is_heard_and_progress_is_not_kept() {
+        let written: &[u8] = b"begins\n 1/9 kB\r 9/9 kB\r\nfails\xFF";
+        let mut heard = Vec::new();
+        let kept = read_end(Some(written), |line| {
+            heard.push(line.to_owned());
+            if line.contains("kB") { Line::Pass } else { Line::Keep }
+        });
+        assert_eq!(kept.await, "begins\n\nfails\u{FFFD}\n");
+        assert_eq!(heard.len(), 5, "{heard:?}");
+    }
 }

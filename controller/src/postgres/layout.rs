@@ -23,6 +23,10 @@ pub(super) struct Layout {
     pub data_new: PathBuf,
     /// Data that a copy has just replaced.
     pub data_old: PathBuf,
+    /// Data that `pg_rewind` works on. Nothing can be made of it but by that very run.
+    pub data_rewind: PathBuf,
+    /// Data that `pg_rewind` has gone over, and that has not replayed what belongs to it yet.
+    pub data_rewound: PathBuf,
     /// What was left of a data directory that somebody else destroyed.
     pub data_lost: PathBuf,
     /// The server's local socket and the passwords that it needs. Mode 0700.
@@ -54,6 +58,8 @@ impl Layout {
             data: data(&dir),
             data_new: dir.join("data.new"),
             data_old: dir.join("data.old"),
+            data_rewind: dir.join("data.rewind"),
+            data_rewound: rewound(&dir),
             data_lost: dir.join("data.lost"),
             log: dir.join("postgres.log"),
             run,
@@ -68,7 +74,7 @@ impl Layout {
     }
 
     /// Every directory that a server process of this instance may work in.
-    pub(super) fn workplaces(&self) -> [PathBuf; 4] {
+    pub(super) fn workplaces(&self) -> [PathBuf; 6] {
         workplaces(&self.dir)
     }
 
@@ -83,9 +89,15 @@ pub(super) fn data(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 
+/// See [`Layout::data_rewound`].
+pub(super) fn rewound(dir: &Path) -> PathBuf {
+    dir.join("data.rewound")
+}
+
 /// Every directory in `dir`, free of symbolic links, that a server process may work in.
-pub(super) fn workplaces(dir: &Path) -> [PathBuf; 4] {
-    ["data", "data.new", "data.old", "data.lost"].map(|name| dir.join(name))
+pub(super) fn workplaces(dir: &Path) -> [PathBuf; 6] {
+    ["data", "data.new", "data.old", "data.lost", "data.rewind", "data.rewound"]
+        .map(|name| dir.join(name))
 }
 
 /// The right to use an instance's directory. Ends when it is dropped, or with the process.

@@ -1,4 +1,5 @@
-//! Data made anew: by `initdb`, or as a copy of another instance's.
+//! Data made anew: by `initdb`, or as a copy of another instance's. `rewind.rs` makes it of what is
+//! there.
 //!
 //! **Invariant:** data is made in `data.new` and becomes `data` by a rename, complete, with its
 //! identity and on disk. What was there before stays until then.
@@ -11,19 +12,19 @@ use dugong_machine::Upstream;
 use dugong_topology::{Generation, Lsn, Position, TimelineId};
 use rustix::process::Signal;
 use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::Settings;
 use super::configuration::connection;
-use super::control::{Door, LookError, Session, identifier, literal};
+use super::control::{LookError, Session, identifier, literal};
 use super::data_dir::{
     ControlFile, DataDirError, mark_standby, new_identity, remove_source_marks, write_identity,
 };
-use super::helper::{HelperError, run_helper};
+use super::helper::{HelperError, Line, run_and_hear, run_helper};
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
-use super::postmaster::{Patience, Postmaster};
 use super::process::Spawner;
-use super::warden::Term;
+use super::progress::Progress;
 
 /// The longest that a fresh server may take to answer, or to stop.
 const FRESH_PATIENCE: Duration = Duration::from_secs(60);
@@ -37,12 +38,41 @@ pub(super) enum MakingError {
     Helper(#[from] HelperError),
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    #[error("the fresh server failed: {0}")]
+    #[error("the server that was started for it failed: {0}")]
     Server(String),
+    #[error("{id} cannot be asked for its history: {error}")]
+    NotAsked { id: String, error: HelperError },
+    #[error("{id} has made no checkpoint since its promotion within {within:?}")]
+    NoCheckpoint { id: String, within: Duration },
+    #[error("{0}")]
+    NotRewound(String),
     #[error(transparent)]
     Look(#[from] LookError),
     #[error("the data directory cannot be made: {0}")]
     Files(#[from] io::Error),
+}
+
+impl MakingError {
+    /// Whether the next attempt may find things otherwise.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::NotAsked { .. } | Self::NoCheckpoint { .. } | Self::Look(_) => true,
+            Self::Copy { .. }
+            | Self::Helper(_)
+            | Self::DataDir(_)
+            | Self::Server(_)
+            | Self::NotRewound(_)
+            | Self::Files(_) => false,
+        }
+    }
+}
+
+/// What data that was just made says about its making.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    pub making: u32,
+    /// The generation that it was made for.
+    pub made_in: Generation,
 }
 
 /// What making data needs.
@@ -77,8 +107,8 @@ impl Workshop<'_> {
         made?;
         self.make_roles().await?;
         let control = ControlFile::read(settings, spawner, data).await?;
-        let identity =
-            new_identity(settings, &control, 1, Generation::default(), control.checkpoint);
+        let first = Stamp { making: 1, made_in: Generation::default() };
+        let identity = new_identity(settings, &control, first, control.checkpoint);
         write_identity(data, &identity)?;
         self.put_in_place().await
     }
@@ -86,58 +116,27 @@ impl Workshop<'_> {
     /// Starts the fresh server for nobody but us, makes the roles, and stops it cleanly.
     async fn make_roles(self) -> Result<(), MakingError> {
         let Self { settings, layout, .. } = self;
-        let arguments = [
-            ("listen_addresses", String::new()),
-            ("port", settings.listen.port.to_string()),
-            ("unix_socket_directories", layout.run.to_string_lossy().into_owned()),
+        let arguments = vec![
             ("password_encryption", "scram-sha-256".to_owned()),
             // The cluster does not exist yet: nobody could acknowledge.
             ("synchronous_standby_names", String::new()),
         ];
-        let arguments: Vec<_> = arguments
-            .into_iter()
-            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
-            .collect();
-        let mut server =
-            Postmaster::start(settings, layout, &layout.data_new, &arguments, Term::Free).await?;
-        let failed = |server: &Postmaster| {
-            let words = server.last_words(&layout.log);
-            MakingError::Server(words.unwrap_or_else(|| "it said nothing".to_owned()))
-        };
-        let door = Door {
-            socket_dir: layout.run.clone(),
-            port: settings.listen.port,
-            user: settings.credentials.superuser.name.clone(),
-        };
-        let deadline = Instant::now() + FRESH_PATIENCE;
-        let session = loop {
-            match door.open("postgres", "").await {
-                Ok(session) => break session,
-                Err(_) if server.has_exited() => return Err(failed(&server)),
-                Err(error) if Instant::now() > deadline => return Err(error.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        };
+        let server = self.start_privately(&layout.data_new, arguments).await?;
+        let session = tokio::time::timeout(FRESH_PATIENCE, server.session());
+        let silent =
+            |_| MakingError::Server(format!("it did not answer within {FRESH_PATIENCE:?}"));
+        let session = session.await.map_err(silent)??;
         create_roles(settings, &session).await?;
         drop(session);
-        let mut exit = server.exit();
-        loop {
-            let patience = server.stop_fast()?;
-            let waiting = tokio::time::timeout(Duration::from_secs(1), exit.wait());
-            match (waiting.await, patience) {
-                (Ok(Some(status)), _) if status.success() => return Ok(()),
-                (Ok(_), _) | (Err(_), Patience::Lost) => return Err(failed(&server)),
-                (Err(_), Patience::Wait) => (),
-            }
-        }
+        server.stop().await
     }
 
     /// Makes a copy of `source`'s data. Dropping the future kills whatever works on it.
     pub(super) async fn copy(
         self,
         source: &Upstream,
-        generation: Generation,
-        making: u32,
+        stamp: Stamp,
+        progress: &watch::Sender<Progress>,
     ) -> Result<(), MakingError> {
         let Self { settings, layout, spawner } = self;
         let data = &layout.data_new;
@@ -149,8 +148,10 @@ impl Workshop<'_> {
             .arg(data)
             .args(["-d", &connection(settings, layout, source)])
             .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
+            .arg("--progress")
             .env("LC_ALL", "C");
-        let output = run_helper(spawner, backup, Signal::KILL).await;
+        let hear = |line: &str| tell(progress, line);
+        let output = run_and_hear(spawner, backup, Signal::KILL, hear).await;
         let source_id = source.id.to_string();
         let output = output.map_err(|error| MakingError::Copy { source_id, error })?;
         remove_source_marks(data)?;
@@ -158,7 +159,7 @@ impl Workshop<'_> {
         mark_standby(data)?;
         let control = ControlFile::read(settings, spawner, data).await?;
         let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
-        write_identity(data, &new_identity(settings, &control, making, generation, end))?;
+        write_identity(data, &new_identity(settings, &control, stamp, end))?;
         self.put_in_place().await
     }
 
@@ -179,8 +180,8 @@ impl Workshop<'_> {
     }
 
     /// The new data becomes the data. What was there is removed after that.
-    async fn put_in_place(self) -> Result<(), MakingError> {
-        let Layout { dir, data, data_new, data_old, .. } = self.layout;
+    pub(super) async fn put_in_place(self) -> Result<(), MakingError> {
+        let Layout { dir, data, data_new, data_old, data_rewind, data_rewound, .. } = self.layout;
         sync_directory(data_new)?;
         remove_all(data_old)?;
         match fs::rename(data, data_old) {
@@ -190,12 +191,25 @@ impl Workshop<'_> {
         }
         fs::rename(data_new, data)?;
         sync_directory(dir)?;
+        remove_in_background(data_rewind).await?;
+        remove_in_background(data_rewound).await?;
         Ok(remove_in_background(data_old).await?)
     }
 }
 
+/// Tells how far a program has come, if this line says so.
+pub(super) fn tell(progress: &watch::Sender<Progress>, line: &str) -> Line {
+    match Progress::heard(line) {
+        Some(now) => {
+            progress.send_replace(now);
+            Line::Pass
+        }
+        None => Line::Keep,
+    }
+}
+
 /// Large data takes a while to go: not on a thread that others wait for.
-async fn remove_in_background(path: &Path) -> io::Result<()> {
+pub(super) async fn remove_in_background(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
     let removing = tokio::task::spawn_blocking(move || remove_all(&path));
     removing.await.map_err(io::Error::other)?
@@ -207,6 +221,10 @@ pub(super) fn tidy(layout: &Layout) -> io::Result<()> {
         fs::rename(&layout.data_old, &layout.data)?;
         sync_directory(&layout.dir)?;
     }
+    if layout.data.exists() {
+        remove_all(&layout.data_rewound)?;
+    }
+    remove_all(&layout.data_rewind)?;
     remove_all(&layout.data_old)?;
     remove_all(&layout.data_new)
 }
@@ -255,17 +273,6 @@ fn end_of_backup(said: &str) -> Option<Position> {
     let timeline = after("write-ahead log start point: ")?.split_once(" on timeline ")?.1;
     let end: Lsn = after("write-ahead log end point: ")?.parse().ok()?;
     Some(Position::new(TimelineId(timeline.parse().ok()?), end))
-}
-
-/// Bytes under a directory, as far as they can be counted while it changes.
-pub(super) fn size_of(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let metadata = entry.metadata().ok()?;
-            Some(if metadata.is_dir() { size_of(&entry.path()) } else { metadata.len() })
-        })
-        .sum()
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use dugong_machine::{
-        Access, Identity, Names, PrimaryGoal, Sessions, StandbyGoal, SystemIdentifier, Upstream,
+        Access, Identity, Names, Old, PrimaryGoal, Sessions, StandbyGoal, SystemIdentifier,
+        Upstream,
     };
     use dugong_topology::{Address, Generation, Lsn, Position, TimelineId};
 
@@ -116,7 +117,7 @@ mod tests {
 
     fn copied() -> Goal {
         let source = Upstream { id: "pg-2".parse().unwrap(), address: Address::loopback(5432) };
-        Goal::Copied { source, generation: Generation(2), making: 2 }
+        Goal::Copied { source, generation: Generation(2), making: 2, old: Old::Untouched }
     }
 
     fn primary() -> Goal {

@@ -24,6 +24,7 @@ use super::layout::Layout;
 use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, see_sessions_off};
 use super::names::Names;
 use super::postmaster::Postmaster;
+use super::remote::allow_rewind;
 use super::replay::ReplayProbe;
 use super::seam;
 use super::timeline::make_next;
@@ -250,7 +251,7 @@ impl Running {
             self.keep_slots(&look.slots, &goal.downstreams).await?;
         }
         if look.access == Access::ReadWrite && self.checkpoint_due {
-            self.begin_checkpoint();
+            self.begin_checkpoint(place.settings);
         }
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
@@ -323,12 +324,19 @@ impl Running {
         }))
     }
 
-    fn begin_checkpoint(&mut self) {
+    /// What whoever was deposed by this primary needs to be rewound.
+    fn begin_checkpoint(&mut self, settings: &Settings) {
         let door = self.door.clone();
+        let role = settings.credentials.replication.name.clone();
         self.checkpoint_due = false;
         self.background.spawn(async move {
             let done = match door.open("postgres", "").await {
-                Ok(session) => session.ask_without_deadline("CHECKPOINT").await.map(|_| ()),
+                Ok(session) => {
+                    if let Err(error) = allow_rewind(&session, &role).await {
+                        tracing::warn!(%error, "nobody can be rewound by this primary");
+                    }
+                    session.ask_without_deadline("CHECKPOINT").await.map(|_| ())
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = done {

@@ -1,12 +1,13 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
+mod anew;
 mod succession;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Upstream, Work};
-use dugong_topology::{Generation, Position};
+use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Work};
+use dugong_topology::Position;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
 use super::heartbeat::{Beating, beat};
 use super::layout::{Layout, remove_all};
-use super::making::{MakingError, Workshop, size_of, tidy};
+use super::making::{Stamp, tidy};
 use super::mandate::Mandate;
 use super::names::Names;
 use super::pace::{Backoff, Pace, pace};
@@ -31,12 +32,15 @@ use super::warden::Term;
 use super::{Seen, Settings};
 use crate::clock::Clock;
 
+use self::anew::Rewinds;
 use self::succession::Left;
 
 pub(super) use self::succession::Inheritance;
 
 /// Between two searches for processes while none should be there.
 const SEARCH: Duration = Duration::from_secs(1);
+/// A copy that has been made for this long is not begun again in another way.
+const YOUNG: Duration = Duration::from_secs(10);
 /// A server that has run for this long has not failed to start.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -67,6 +71,7 @@ pub(super) struct Supervisor {
     destroyed: bool,
     restarts: Backoff,
     copies: Backoff,
+    rewinds: Rewinds,
     /// When it was last certain that nothing runs here; none since something was started.
     searched: Option<Instant>,
     /// When the goal, or the kind of thing that is seen, last changed.
@@ -117,6 +122,7 @@ impl Supervisor {
             destroyed: false,
             restarts: Backoff::restarts(),
             copies: Backoff::copies(),
+            rewinds: Rewinds::default(),
             searched: None,
             changed: Instant::now(),
         }
@@ -154,6 +160,7 @@ impl Supervisor {
             }
             let mut exit = self.running.as_ref().map(|running| running.postmaster.exit());
             let goals = self.goals.clone();
+            let turn_begun = Instant::now();
             let reader = self.reporter.reader();
             tokio::select! {
                 biased;
@@ -167,7 +174,7 @@ impl Supervisor {
                     break;
                 }
                 () = reader.closed() => break,
-                still = superseded(goals, goal.as_ref()) => if still == Owner::Gone { break },
+                still = superseded(goals, goal.as_ref(), turn_begun) => if still == Owner::Gone { break },
                 () = self.turn_and_pause(goal.as_ref()) => (),
             }
         }
@@ -219,8 +226,9 @@ impl Supervisor {
             }
             Step::Initialise => self.initialise().await,
             Step::Copy => match goal {
-                Some(Goal::Copied { source, generation, making }) => {
-                    self.copy(source, *generation, *making).await
+                Some(Goal::Copied { source, generation, making, old }) => {
+                    let stamp = Stamp { making: *making, made_in: *generation };
+                    self.make_anew(source, old, stamp).await
                 }
                 _ => Run::Down,
             },
@@ -402,61 +410,6 @@ impl Supervisor {
         self.report(Run::Down).await;
     }
 
-    async fn initialise(&mut self) -> Run {
-        if self.copies.must_wait() {
-            return Run::Down;
-        }
-        self.report(Run::Busy(Work::Initialising)).await;
-        self.searched = None;
-        let (settings, layout, spawner) = self.tools();
-        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
-        let made = workshop.initialise().await;
-        self.made(made).await
-    }
-
-    async fn copy(&mut self, source: &Upstream, generation: Generation, making: u32) -> Run {
-        if self.copies.must_wait() {
-            return Run::Down;
-        }
-        self.searched = None;
-        let (settings, layout, spawner) = self.tools();
-        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
-        let copying = workshop.copy(source, generation, making);
-        tokio::pin!(copying);
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        let made = loop {
-            tokio::select! {
-                made = &mut copying => break made,
-                // Both are polled again: nothing is lost.
-                _ = ticks.tick() => {
-                    let dir = layout.data_new.clone();
-                    let bytes = tokio::task::spawn_blocking(move || size_of(&dir)).await;
-                    let work = Work::Copying { bytes: bytes.unwrap_or(0) };
-                    self.report(Run::Busy(work)).await;
-                }
-            }
-        };
-        self.made(made).await
-    }
-
-    async fn made(&mut self, made: Result<(), MakingError>) -> Run {
-        self.shut_down_at = None;
-        match made {
-            Ok(()) => {
-                self.trouble = None;
-                self.copies.succeeded();
-                self.restarts.succeeded();
-            }
-            Err(error) => {
-                self.trouble = Some(error.to_string());
-                self.copies.failed();
-            }
-        }
-        self.end_everything().await;
-        self.examine().await;
-        Run::Down
-    }
-
     /// While no server runs: is that so, and is the data still what it was?
     async fn look_at_rest(&mut self) {
         if self.searched.is_none_or(|at| at.elapsed() > SEARCH) {
@@ -534,17 +487,25 @@ enum Owner {
 }
 
 /// Returns when the goal is no longer what is being done.
-async fn superseded(mut goals: watch::Receiver<Option<Goal>>, current: Option<&Goal>) -> Owner {
+async fn superseded(
+    mut goals: watch::Receiver<Option<Goal>>,
+    current: Option<&Goal>,
+    since: Instant,
+) -> Owner {
     loop {
         if goals.changed().await.is_err() {
             return Owner::Gone;
         }
         let same = match (current, goals.borrow_and_update().as_ref()) {
-            // The same copy for a newer generation is still the same copy.
+            // The same copy for a newer generation is still the same copy. And one that has come
+            // far is not given up for a rewind that is possible only now.
             (
-                Some(Goal::Copied { source, making, .. }),
-                Some(Goal::Copied { source: other, making: number, .. }),
-            ) => source == other && making == number,
+                Some(Goal::Copied { source, making, old, .. }),
+                Some(Goal::Copied { source: other, making: number, old: newest, .. }),
+            ) => {
+                let late = since.elapsed() > YOUNG;
+                source == other && making == number && (old == newest || late)
+            }
             (current, newest) => current == newest,
         };
         if !same {

@@ -7,13 +7,14 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use dugong_controller::clock::Clock;
+use dugong_controller::config::RepairConfig;
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
     Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
 };
 use dugong_machine::{
-    Access, Goal, Names, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal, StandbyView,
-    Time, Upstream,
+    Access, Goal, Names, Old, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal,
+    StandbyView, Time, Upstream,
 };
 use dugong_tests::free_port;
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
@@ -164,6 +165,7 @@ impl Instance {
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
             heartbeat_interval: Duration::from_millis(200),
+            repair: RepairConfig::default(),
         }
     }
 
@@ -269,7 +271,12 @@ impl Instance {
     }
 
     pub(crate) fn copy_goal(&self, source: &Self, making: u32) -> Goal {
-        Goal::Copied { source: source.upstream(), generation: self.generation, making }
+        Goal::Copied {
+            source: source.upstream(),
+            generation: self.generation,
+            making,
+            old: Old::Untouched,
+        }
     }
 
     pub(crate) async fn copy_of(&mut self, source: &Self, making: u32) {

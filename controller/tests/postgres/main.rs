@@ -7,6 +7,7 @@
 mod handover;
 mod instance;
 mod machines;
+mod repair;
 mod warden;
 
 use std::collections::BTreeSet;

@@ -145,6 +145,20 @@ impl History {
                 .any(|left| left.timeline == position.timeline && position.lsn <= left.lsn)
     }
 
+    /// Whether WAL on `branch` that ends at `lsn` is a prefix of WAL on this history for certain:
+    /// this one left the timeline of it there or later, and both came to it the same way.
+    ///
+    /// More than [`History::contains`] says: not even two timelines of one number are mistaken for
+    /// each other, unless they began at the same place.
+    pub fn left_behind(&self, branch: &Self, lsn: Lsn) -> bool {
+        let depth = branch.ancestors.len();
+        self.ancestors.get(..depth) == Some(&branch.ancestors)
+            && self
+                .ancestors
+                .get(depth)
+                .is_some_and(|left| left.timeline == branch.timeline && lsn <= left.lsn)
+    }
+
     /// Whether WAL that ends at `lsn` on this history's timeline includes everything up to
     /// `target`.
     pub fn reaches(&self, lsn: Lsn, target: Position) -> bool {
@@ -175,6 +189,30 @@ mod tests {
 
     fn at(timeline: u32, lsn: u64) -> Position {
         Position::new(TimelineId(timeline), Lsn(lsn))
+    }
+
+    #[test]
+    fn wal_was_left_behind_where_both_histories_are_the_same_up_to_its_end() {
+        let history = |timeline, ancestors: &[Position]| History {
+            timeline: TimelineId(timeline),
+            ancestors: ancestors.to_vec(),
+        };
+        let newest = history(4, &[at(1, 0x100), at(3, 0x200)]);
+        #[rustfmt::skip]
+        let cases = [
+            // whose WAL                                history                            ends at  left behind
+            ("behind the branch",                       history(3, &[at(1, 0x100)]),       0x1F0,   true),
+            ("at the branch",                           history(3, &[at(1, 0x100)]),       0x200,   true),
+            ("past it",                                 history(3, &[at(1, 0x100)]),       0x201,   false),
+            ("two branches ago",                        history(1, &[]),                   0x100,   true),
+            ("past that one",                           history(1, &[]),                   0x101,   false),
+            ("another timeline of that number",         history(3, &[at(1, 0x110)]),       0x1F0,   false),
+            ("a timeline that nobody left",             history(2, &[at(1, 0x80)]),        0x90,    false),
+            ("on the newest itself",                    newest.clone(),                    0x210,   false),
+        ];
+        for (what, branch, end, expected) in cases {
+            assert_eq!(newest.left_behind(&branch, Lsn(end)), expected, "{what}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Disk {
     pub(crate) newest: TimelineId,
     /// It starts in recovery.
     pub(crate) standby: bool,
+    /// It is being made anew in place: an end in the middle of that leaves nothing.
+    pub(crate) given_up: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +169,7 @@ impl Server {
             history: History::root(TimelineId(1)),
             newest: TimelineId(1),
             standby: false,
+            given_up: false,
         };
         let configured = Names::Each(Vec::new());
         let (process, senders) = (Process::Down, Vec::new());
@@ -223,6 +226,9 @@ impl Server {
         self.process = Process::Down;
         self.senders.clear();
         self.shut_down_at = None;
+        if self.disk.given_up {
+            self.disk = Self::new().disk;
+        }
     }
 
     /// Out of recovery: everything in the WAL is seen, acknowledged or not.

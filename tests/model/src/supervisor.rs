@@ -1,8 +1,8 @@
 //! The supervisor of one server: one step towards the goal, and a look at what is there.
 
 use dugong_machine::{
-    Access, Goal, Identity, PrimaryGoal, PrimaryView, Room, Run, Server as Seen, StandbyGoal, Stop,
-    SystemIdentifier, Work,
+    Access, Goal, Identity, Old, PrimaryGoal, PrimaryView, Room, Run, Server as Seen, StandbyGoal,
+    Stop, SystemIdentifier, Upstream, Work,
 };
 use dugong_simulator::office::Office;
 use dugong_simulator::{Bug, lie};
@@ -38,11 +38,8 @@ impl World {
                 Process::Standby(_) | Process::Primary(_) => self.stop_in_order(node),
             },
             Goal::Copied { making: wanted, .. } if making >= *wanted => (),
-            Goal::Copied { source, .. } => match server.process {
-                Process::Down => {
-                    let then = Then::Copied { from: self.number_of(&source.id) };
-                    self.server(node).become_busy(Work::Copying { bytes: 0 }, then);
-                }
+            Goal::Copied { source, old, .. } => match server.process {
+                Process::Down => self.make_anew(node, source, old),
                 Process::Busy(Work::Copying { .. }, _) => (),
                 Process::Busy(..) | Process::Standby(_) | Process::Primary(_) => self.fence(node),
             },
@@ -223,13 +220,38 @@ impl World {
         }
     }
 
+    /// In place, by what the primary has, where that may be; else by a copy of `source`.
+    fn make_anew(&mut self, node: usize, source: &Upstream, old: &Old) {
+        let from = match old {
+            Old::GivenUp { primary } => {
+                let from = self.number_of(&primary.id);
+                self.server(node).disk.given_up = !self.has_prefix_of(node, from);
+                from
+            }
+            Old::Untouched => self.number_of(&source.id),
+        };
+        self.server(node).become_busy(Work::Copying { bytes: 0 }, Then::Copied { from });
+    }
+
+    fn has_prefix_of(&self, node: usize, from: usize) -> bool {
+        let (own, theirs) = (&self.nodes[node].server.disk, &self.nodes[from].server.disk);
+        own.identity.is_some() && theirs.history.left_behind(&own.history, own.end().lsn)
+    }
+
     fn take_copy(&mut self, node: usize, from: usize) {
-        let Some(Goal::Copied { generation, making, .. }) = self.goal(node).cloned() else {
+        let Some(Goal::Copied { generation, making, old, .. }) = self.goal(node).cloned() else {
             return self.server(node).end();
         };
-        let mut disk = self.nodes[from].server.disk.clone();
-        let Some(origin) = disk.identity.take() else { return self.server(node).end() };
+        let given_up = self.nodes[node].server.disk.given_up;
+        let may = matches!(old, Old::GivenUp { .. }) && !given_up;
+        let Some(origin) = self.nodes[from].server.disk.identity.clone() else {
+            return self.server(node).end();
+        };
+        // A prefix needs nothing else: it follows.
+        let adopts = may && self.has_prefix_of(node, from);
+        let mut disk = self.nodes[if adopts { node } else { from }].server.disk.clone();
         disk.standby = true;
+        disk.given_up = false;
         let at = disk.end();
         let server = self.server(node);
         server.end();

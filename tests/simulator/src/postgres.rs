@@ -50,6 +50,8 @@ pub(crate) struct Disk {
     pub newest: TimelineId,
     /// It starts in recovery.
     pub standby: bool,
+    /// It is being made anew in place: an end in the middle of that leaves nothing.
+    pub given_up: bool,
 }
 
 /// The server process.
@@ -156,6 +158,7 @@ impl Disk {
             history: History::root(TimelineId(1)),
             newest: TimelineId(1),
             standby: false,
+            given_up: false,
         }
     }
 
@@ -226,6 +229,9 @@ impl Server {
         self.epoch += 1;
         self.process = Process::Down;
         self.senders.clear();
+        if self.disk.given_up {
+            self.disk = Disk::empty();
+        }
     }
 
     pub(crate) fn begin(&mut self, work: Work, then: Then) {

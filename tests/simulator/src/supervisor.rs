@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Event, Goal, Identity, Names, PrimaryGoal, PrimaryView, Receiver, Room, Run,
-    Server as Seen, StandbyGoal, StandbyView, Stop, SystemIdentifier, Work,
+    Access, Event, Goal, Identity, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room, Run,
+    Server as Seen, StandbyGoal, StandbyView, Stop, SystemIdentifier, Upstream, Work,
 };
 use dugong_topology::{Generation, History, Position};
 
@@ -88,11 +88,8 @@ impl World {
                 Process::Standby(_) | Process::Primary(_) => self.stop_in_order(node),
             },
             Goal::Copied { making: wanted, .. } if making >= wanted => (),
-            Goal::Copied { source, .. } => match server.process {
-                Process::Down => {
-                    let from = self.number_of(&source.id);
-                    self.work(node, Work::Copying { bytes: 0 }, Then::Copied { from }, 100, 2_500);
-                }
+            Goal::Copied { source, old, .. } => match server.process {
+                Process::Down => self.make_anew(node, &source, &old),
                 Process::Busy(Work::Copying { .. }, _) => (),
                 Process::Busy(..) | Process::Standby(_) | Process::Primary(_) => {
                     self.fence(node, "at once, as wanted");
@@ -302,6 +299,23 @@ impl World {
         self.turn();
     }
 
+    /// By a copy of `source`; or in place, by what the primary has, where that may be.
+    fn make_anew(&mut self, node: usize, source: &Upstream, old: &Old) {
+        let rewinds = self.dice.chance(50);
+        let from = match old {
+            Old::GivenUp { primary } if rewinds => {
+                let from = self.number_of(&primary.id);
+                let disk = &self.instances[node].server.disk;
+                let history = &self.instances[from].server.disk.history;
+                let is_prefix = history.left_behind(&disk.history, disk.end().lsn);
+                self.instances[node].server.disk.given_up = !is_prefix;
+                from
+            }
+            Old::GivenUp { .. } | Old::Untouched => self.number_of(&source.id),
+        };
+        self.work(node, Work::Copying { bytes: 0 }, Then::Copied { from }, 100, 2_500);
+    }
+
     fn take_copy(&mut self, node: usize, from: usize) {
         let source = &self.instances[from];
         let there = source.server.is_up() && source.server_paused <= self.now;
@@ -316,14 +330,27 @@ impl World {
         if reached.is_none() {
             return self.instances[node].server.end();
         }
-        let mut disk = source.server.disk.clone();
+        let theirs = &source.server.disk;
+        let own = &self.instances[node].server.disk;
+        let adopts = self.may_give_up(node)
+            && own.identity.is_some()
+            && !own.given_up
+            && theirs.history.left_behind(&own.history, own.end().lsn);
+        // A prefix needs nothing else: it follows.
+        let mut disk = if adopts { own.clone() } else { theirs.clone() };
         disk.lose_after(disk.flushed);
         disk.standby = true;
+        disk.given_up = false;
         let at = disk.end();
         self.instances[node].server.end();
         self.instances[node].server.disk = disk;
         self.label(node, origin.system_identifier, making, goal_generation, at);
-        self.tell(|| format!("pg-{} is a copy of pg-{} at {at}", node + 1, from + 1));
+        let how = if adopts { "has a prefix of" } else { "is a copy of" };
+        self.tell(|| format!("pg-{} {how} pg-{} at {at}", node + 1, from + 1));
+    }
+
+    fn may_give_up(&self, node: usize) -> bool {
+        matches!(self.goal(node), Some(Goal::Copied { old: Old::GivenUp { .. }, .. }))
     }
 
     fn copy_wanted(&self, node: usize) -> Option<(Generation, u32)> {

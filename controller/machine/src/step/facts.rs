@@ -9,7 +9,9 @@ use crate::chain::{is_in_office, office_history, primary_history};
 use crate::event::{Answer, Event};
 use crate::record::Record;
 use crate::request::Outcome;
-use crate::server::{Goal, Names, PrimaryView, Receiver, Room, Run, Server, StandbyView, Waits};
+use crate::server::{
+    Data, Goal, Names, PrimaryView, Receiver, Room, Run, Server, StandbyView, Waits,
+};
 use crate::snapshot::{Declared, Snapshot};
 use crate::state::{Office, State, Vacancy};
 use crate::time::Time;
@@ -90,6 +92,11 @@ impl State {
                 let deaths = self.vacancy.map_or(0, |vacancy| vacancy.deaths) + 1;
                 self.vacancy = Some(Vacancy { since: now, deaths });
             }
+        }
+        if server.data == Data::Empty {
+            // The next data begins to count anew.
+            self.forked_making = None;
+            self.stuck_making = None;
         }
         self.server = server;
     }

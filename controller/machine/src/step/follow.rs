@@ -6,13 +6,35 @@
 use dugong_topology::Generation;
 
 use crate::chain::{downstreams_of, is_in_office, is_running, upstream_of};
-use crate::presence::ServerState;
+use crate::presence::{Presence, ServerState};
 use crate::record::Record;
-use crate::server::{Goal, Identity, Receiver, Run, StandbyGoal, Stop, Upstream};
+use crate::server::{Goal, Identity, Old, Receiver, Run, StandbyGoal, Stop, Upstream};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 
 use super::Decision;
+
+/// Why data has to be made anew (R7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Distrust {
+    Missing,
+    NeverDeclared,
+    Deposed,
+    Forked,
+    Stuck,
+}
+
+impl Distrust {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Missing => "it has no data yet",
+            Self::NeverDeclared => "its data was initialised for a cluster that was never declared",
+            Self::Deposed => "it was deposed, and its WAL may have forked",
+            Self::Forked => "its WAL has forked from the primary's",
+            Self::Stuck => "it cannot stream from what it has",
+        }
+    }
+}
 
 impl State {
     pub(super) fn follow(&self, snapshot: &Snapshot, record: &Record) -> Decision {
@@ -21,48 +43,73 @@ impl State {
             return Decision::want(Goal::Down(Stop::Immediate))
                 .noting(format!("fenced: {} is primary now", record.primary));
         }
-        let upstream = upstream_of(snapshot, record, &self.me);
-        match self.server.identity() {
-            None => self.copy(snapshot, record, upstream, 1, "it has no data yet"),
-            Some(identity) => match self.distrusts(snapshot, record, identity) {
-                Some(why) => self.copy(snapshot, record, upstream, identity.making + 1, why),
-                None => self.stand_by(snapshot, record, upstream),
-            },
+        let (why, making) = match self.server.identity() {
+            None => (Some(Distrust::Missing), 1),
+            Some(identity) => {
+                (self.distrusts(snapshot, record, identity), identity.making.saturating_add(1))
+            }
+        };
+        match why {
+            Some(why) => self.copy(snapshot, record, making, why),
+            None => self.stand_by(snapshot, record, upstream_of(snapshot, record, &self.me)),
         }
     }
 
-    /// Why the data here cannot be followed up on, in words; none where it can.
+    /// Why the data here cannot be followed up on; none where it can.
     fn distrusts(
         &self,
         snapshot: &Snapshot,
         record: &Record,
         identity: &Identity,
-    ) -> Option<&'static str> {
+    ) -> Option<Distrust> {
         if identity.generation == Generation::default()
             && identity.system_identifier != record.system_identifier
         {
-            return Some("its data was initialised for a cluster that was never declared");
+            return Some(Distrust::NeverDeclared);
         }
         if record.deposed_since(&self.me).is_some_and(|since| identity.made_in < since) {
-            return Some("it was deposed, and its WAL may have forked");
+            return Some(Distrust::Deposed);
         }
         // Without a primary the sync's data may be all that there is: it is kept, and R3 (c) judges.
         let judged = is_in_office(snapshot, record) || record.sync.as_ref() != Some(&self.me);
         if self.forked_making == Some(identity.making) && judged {
-            return Some("its WAL has forked from the primary's");
+            return Some(Distrust::Forked);
         }
         let stuck = self.stuck_making == Some(identity.making);
-        (stuck && is_in_office(snapshot, record)).then_some("it cannot stream from what it has")
+        (stuck && is_in_office(snapshot, record)).then_some(Distrust::Stuck)
+    }
+
+    /// What may become of the data here while it is made anew.
+    ///
+    /// Nobody else may lack what is given up: the primary and its sync have all of it (R5), and
+    /// are both there.
+    fn old(&self, snapshot: &Snapshot, record: &Record, why: Distrust) -> Old {
+        let worthless = match why {
+            Distrust::Missing | Distrust::Deposed | Distrust::Forked => true,
+            // Another cluster's; or a prefix that lacks nothing but its upstream's WAL.
+            Distrust::NeverDeclared | Distrust::Stuck => false,
+        };
+        let safe_without = record.sync.as_ref().is_some_and(|sync| {
+            let ready = |presence: &Presence| presence.server == ServerState::Ready;
+            *sync != self.me && snapshot.present(sync).is_some_and(ready)
+        });
+        let primary = snapshot.present(&record.primary).filter(|presence| {
+            worthless && safe_without && presence.open == Some(record.generation)
+        });
+        primary.map_or(Old::Untouched, |primary| {
+            let (id, address) = (primary.id.clone(), primary.postgres.clone());
+            Old::GivenUp { primary: Upstream { id, address } }
+        })
     }
 
     fn copy(
         &self,
         snapshot: &Snapshot,
         record: &Record,
-        upstream: Option<Upstream>,
         making: u32,
-        why: &str,
+        distrust: Distrust,
     ) -> Decision {
+        let why = distrust.words();
         let fit = |source: &Upstream| {
             snapshot.present(&source.id).is_some_and(|presence| match presence.server {
                 ServerState::Ready | ServerState::Primary => true,
@@ -73,17 +120,25 @@ impl State {
             })
         };
         // A copy under way goes on, whoever the left neighbour is meanwhile.
-        if let Some(Goal::Copied { source, making: current, .. }) = &self.goal
+        if let Some(Goal::Copied { source, generation, making: current, old }) = &self.goal
             && *current == making
             && is_running(snapshot, &source.id)
         {
-            return Decision::keep(self, format!("copying from {}: {why}", source.id));
+            let (source, generation) = (source.clone(), *generation);
+            let old = match old {
+                // What was untouched may be given up meanwhile; what was given up is gone.
+                Old::Untouched => self.old(snapshot, record, distrust),
+                Old::GivenUp { .. } => old.clone(),
+            };
+            let note = format!("copying from {}: {why}", source.id);
+            return Decision::want(Goal::Copied { source, generation, making, old }).noting(note);
         }
-        match upstream.filter(fit) {
+        match upstream_of(snapshot, record, &self.me).filter(fit) {
             Some(source) => {
                 let note = format!("copying from {}: {why}", source.id);
                 let generation = record.generation;
-                Decision::want(Goal::Copied { source, generation, making }).noting(note)
+                let old = self.old(snapshot, record, distrust);
+                Decision::want(Goal::Copied { source, generation, making, old }).noting(note)
             }
             None => Decision::want(Goal::Down(Stop::Fast))
                 .noting(format!("needs a copy ({why}); waiting for an instance to copy from")),

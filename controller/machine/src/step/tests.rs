@@ -348,15 +348,82 @@ fn a_deposed_primary_is_fenced_then_copied_then_follows() {
     assert_eq!(fenced.goal, Some(Goal::Down(Stop::Immediate)), "R7, R9");
 
     let copying = after(fenced, NOW, seen(Run::Down));
-    let Some(Goal::Copied { source, making, generation }) = copying.goal.clone() else {
+    let Some(Goal::Copied { source, making, generation, old }) = copying.goal.clone() else {
         panic!("{:?}", copying.goal)
     };
     assert_eq!((source.id, making, generation), (id("pg-3"), 2, Generation(4)), "from the tail");
+    assert_eq!(old, Old::Untouched, "the new primary is not open yet");
 
     let made = Identity { making: 2, made_in: Generation(4), ..identity("pg-1") };
     let copied = Server { data: Data::Own(made), ..server("pg-1", Run::Down) };
     let following = after(copying, NOW, Event::Observed(copied));
     assert!(matches!(following.goal, Some(Goal::Standby(_))), "{:?}", following.goal);
+}
+
+#[test]
+fn data_is_given_up_only_while_two_others_have_all_that_was_acknowledged() {
+    let gives_up = |state: &State| match state.goal.clone() {
+        Some(Goal::Copied { old: Old::GivenUp { primary }, .. }) => primary.id == id("pg-2"),
+        Some(Goal::Copied { old: Old::Untouched, .. }) => false,
+        other => panic!("{other:?}"),
+    };
+    let open = |generation| Presence {
+        seen: Generation(4),
+        open: Some(Generation(generation)),
+        ..presence("pg-2", ServerState::Primary)
+    };
+    #[rustfmt::skip]
+    let cases = [
+        // what is so                     the primary  its sync                                     given up
+        ("both have it",                  open(4),     presence("pg-3", ServerState::Ready),        true),
+        ("the sync has not come yet",     open(3),     presence("pg-3", ServerState::Ready),        false),
+        ("the sync is on its way",        open(4),     presence("pg-3", ServerState::Standby),      false),
+    ];
+    let mut deposed = snapshot();
+    redeclare(&mut deposed, record().taken_over_by(&id("pg-2"), &id("pg-3"), at(2, END)));
+    for (what, primary, sync, expected) in cases {
+        let mut given = deposed.clone();
+        says(&mut given, primary);
+        says(&mut given, sync);
+        let down = || Event::Observed(server("pg-1", Run::Down));
+        let then = after(instance("pg-1", given.clone()), NOW, down());
+        assert_eq!(gives_up(&then), expected, "{what}");
+
+        // Whoever copies already is told as soon as it may.
+        says(&mut given, open(4));
+        says(&mut given, presence("pg-3", ServerState::Ready));
+        let then = after(then, NOW, Event::Snapshot(given.clone().into()));
+        assert!(gives_up(&then), "{what}, at first");
+        lapse(&mut given, "pg-2");
+        let then = after(then, NOW, Event::Snapshot(given.into()));
+        assert!(gives_up(&then), "what was given up is gone");
+    }
+}
+
+#[test]
+fn what_only_lacks_its_upstreams_wal_stays_until_its_copy_is_complete() {
+    let dry = || Event::Observed(server("pg-3", Run::Standby(standby(Receiver::Stopped))));
+    let mut given = snapshot();
+    let open = Some(Generation(3));
+    says(&mut given, Presence { open, ..presence("pg-1", ServerState::Primary) });
+    let stuck = after(after(instance("pg-3", given), NOW, dry()), later(30), dry());
+    let Some(Goal::Copied { old, .. }) = stuck.goal else { panic!("{:?}", stuck.goal) };
+    assert_eq!(old, Old::Untouched);
+}
+
+#[test]
+fn data_that_is_gone_is_not_distrusted_any_more() {
+    let forked = Run::Standby(StandbyView { replayed: Lsn(0x81), ..standby(Receiver::Stopped) });
+    let Run::Standby(mut view) = forked else { unreachable!("it is one") };
+    view.history.timeline = TimelineId(1);
+    let given = after(
+        instance("pg-3", snapshot()),
+        NOW,
+        Event::Observed(server("pg-3", Run::Standby(view))),
+    );
+    assert!(given.forked_making.is_some(), "{:?}", given.goal);
+    let gone = Server { data: Data::Empty, run: Run::Down, ..Server::unknown() };
+    assert_eq!(after(given, NOW, Event::Observed(gone)).forked_making, None);
 }
 
 #[test]

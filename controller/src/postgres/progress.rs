@@ -1,0 +1,45 @@
+//! How far the making of data has come, by what PostgreSQL's programs say.
+//!
+//! Source: PostgreSQL, `progress_report` of `pg_basebackup` and of `pg_rewind`: the same form since
+//! version 13, `1024/40101 kB (2%)` and more words.
+
+/// How much is done, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub done: u64,
+    /// As far as can be told beforehand. 0: not known yet.
+    pub total: u64,
+}
+
+impl Progress {
+    /// What a line says, if it is about progress.
+    pub(super) fn heard(line: &str) -> Option<Self> {
+        let (numbers, _) = line.split_once(" kB")?;
+        let (done, total) = numbers.trim().split_once('/')?;
+        let bytes = |text: &str| text.parse::<u64>().ok()?.checked_mul(1024);
+        Some(Self { done: bytes(done)?, total: bytes(total)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_reads_as_the_programs_write_it() {
+        let progress =
+            |done: u64, total: u64| Some(Progress { done: done * 1024, total: total * 1024 });
+        #[rustfmt::skip]
+        let cases = [
+            ("    0/40101 kB (0%) copied",                                            progress(0, 40101)),
+            ("40101/40101 kB (100%) copied",                                          progress(40101, 40101)),
+            (" 4213/23123 kB (18%), 0/1 tablespace (...w/data.new/base/5/2608)",      progress(4213, 23123)),
+            ("23130/23130 kB (100%), 1/1 tablespace",                                 progress(23130, 23130)),
+            ("pg_rewind: need to copy 39 MB (total source directory size is 57 MB)", None),
+            ("waiting for checkpoint",                                                None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(Progress::heard(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What another instance's server is asked before data is made by it: over the network, with the
+//! role of replication, by `psql`, which speaks TLS and finds passwords as its kin do.
+
+use dugong_machine::Upstream;
+use dugong_topology::{History, TimelineId};
+use rustix::process::Signal;
+use tokio::process::Command;
+use tokio::time::{Duration, Instant};
+
+use super::configuration::connection;
+use super::control::{LookError, Session, identifier};
+use super::helper::{HelperError, run_helper};
+use super::making::{MakingError, Workshop};
+
+/// Where `pg_rewind` reads files: any database would do.
+pub(super) const REWIND_DATABASE: &str = "postgres";
+
+/// How long a primary may take for the checkpoint that it makes once it is open.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Its timeline, that of its last checkpoint, and the history of the first: the file, or nothing.
+const QUESTION: &str = "SELECT current, checkpoint, replace(CASE WHEN current > 1 THEN \
+    convert_from(pg_read_binary_file('pg_wal/' || name || '.history'), 'UTF8') ELSE '' END, \
+    chr(10), ';') FROM (SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS name, \
+    ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int AS current, \
+    timeline_id AS checkpoint FROM pg_control_checkpoint()) AS state";
+
+/// Which branches led to a primary's timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lineage {
+    pub history: History,
+    /// Of its last checkpoint, which is what its control file shows.
+    pub checkpoint: TimelineId,
+}
+
+impl Workshop<'_> {
+    /// How `pg_rewind` and `psql` connect to an instance.
+    pub(super) fn connection_to(self, instance: &Upstream) -> String {
+        let to = connection(self.settings, self.layout, instance);
+        format!("{to} dbname={REWIND_DATABASE}")
+    }
+
+    /// The history of what `primary` writes.
+    pub(super) async fn lineage_of(self, primary: &Upstream) -> Result<Lineage, MakingError> {
+        let mut psql = Command::new(self.settings.bin.join("psql"));
+        psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
+            .args(["--dbname", &self.connection_to(primary), "--command", QUESTION])
+            .env("LC_ALL", "C");
+        let answer = run_helper(self.spawner, psql, Signal::KILL).await;
+        let answer = answer.map_err(|error| not_asked(primary, error))?;
+        let odd = || LookError::Odd(format!("{} says {:?}", primary.id, answer.stdout));
+        Ok(parse(answer.stdout.trim()).ok_or_else(odd)?)
+    }
+
+    /// The same, once its control file shows the timeline that it writes on: until then `pg_rewind`
+    /// (before version 16) takes it to be on the one before.
+    pub(super) async fn settled_lineage_of(
+        self,
+        primary: &Upstream,
+    ) -> Result<Lineage, MakingError> {
+        let deadline = Instant::now() + CHECKPOINT_PATIENCE;
+        loop {
+            let lineage = self.lineage_of(primary).await?;
+            if lineage.checkpoint == lineage.history.timeline {
+                return Ok(lineage);
+            }
+            if Instant::now() > deadline {
+                let id = primary.id.to_string();
+                return Err(MakingError::NoCheckpoint { id, within: CHECKPOINT_PATIENCE });
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+fn not_asked(primary: &Upstream, error: HelperError) -> MakingError {
+    MakingError::NotAsked { id: primary.id.to_string(), error }
+}
+
+/// `3|3|1<TAB>0/3000000<TAB>reason;2<TAB>…`
+fn parse(answer: &str) -> Option<Lineage> {
+    let mut columns = answer.splitn(3, '|');
+    let mut number = || Some(TimelineId(columns.next()?.parse().ok()?));
+    let (timeline, checkpoint) = (number()?, number()?);
+    let file = columns.next()?.replace(';', "\n");
+    Some(Lineage { history: History::parse(timeline, &file).ok()?, checkpoint })
+}
+
+/// Lets the role of replication read files, as `pg_rewind` does. It may copy all of them anyway.
+///
+/// # Errors
+///
+/// The server refuses, or does not answer.
+pub(super) async fn allow_rewind(session: &Session, role: &str) -> Result<(), LookError> {
+    let role = identifier(role);
+    let functions = [
+        "pg_ls_dir(text, boolean, boolean)",
+        "pg_stat_file(text, boolean)",
+        "pg_read_binary_file(text)",
+        "pg_read_binary_file(text, bigint, bigint, boolean)",
+    ];
+    // Local: nobody is told of it, and it is said again by the next primary.
+    let mut statements = "SET synchronous_commit = local".to_owned();
+    for function in functions {
+        statements
+            .push_str(&format!("; GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}"));
+    }
+    session.ask(&statements).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use dugong_topology::{Lsn, Position};
+
+    use super::*;
+
+    #[test]
+    fn a_primary_tells_its_history_in_one_line() {
+        let told = "3|2|1\t0/3000000\tno recovery target specified;;2\t0/5000060\tthe same;";
+        let line = parse(told).unwrap();
+        let ancestors = [(1, 0x300_0000), (2, 0x500_0060)]
+            .map(|(timeline, lsn)| Position::new(TimelineId(timeline), Lsn(lsn)));
+        assert_eq!(
+            line.history,
+            History { timeline: TimelineId(3), ancestors: ancestors.to_vec() }
+        );
+        assert_eq!(line.checkpoint, TimelineId(2));
+        assert_eq!(parse("1|1|").unwrap().history, History::root(TimelineId(1)));
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,183 @@
+//! Data made anew: `initdb`, or what is here brought to what the primary has, or a copy.
+
+use dugong_machine::{Old, Run, Upstream, Work};
+use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
+
+use super::super::making::{MakingError, Stamp, Workshop};
+use super::super::progress::Progress;
+use super::super::rewind::Reused;
+use super::Supervisor;
+use crate::metrics::count_making;
+
+/// Between two words about how far it has come.
+const TELL: Duration = Duration::from_secs(1);
+
+/// A rewind that has failed so often is not tried again for the same making of data.
+const ATTEMPTS: u32 = 3;
+
+/// Rewinds that came to nothing.
+#[derive(Debug, Default)]
+pub(super) struct Rewinds {
+    making: u32,
+    failed: u32,
+    /// Why the last one did.
+    why: Option<String>,
+}
+
+impl Rewinds {
+    fn may_try(&self, making: u32) -> bool {
+        self.making != making || self.failed < ATTEMPTS
+    }
+
+    fn failed(&mut self, making: u32, error: &MakingError) {
+        let before = if self.making == making { self.failed } else { 0 };
+        let failed = if error.may_pass() { before + 1 } else { ATTEMPTS };
+        *self = Self { making, failed, why: Some(error.to_string()) };
+    }
+}
+
+impl Supervisor {
+    pub(super) async fn initialise(&mut self) -> Run {
+        if self.layout.data_rewound.exists() {
+            // R10: nothing is there that could tell whose it was.
+            let path = self.layout.data_rewound.display();
+            self.trouble = Some(format!(
+                "{path} has served a cluster and is waiting for its primary: bring the store back \
+                 that knows it, or remove that directory"
+            ));
+            return Run::Down;
+        }
+        if self.copies.must_wait() {
+            return Run::Down;
+        }
+        self.report(Run::Busy(Work::Initialising)).await;
+        self.searched = None;
+        let (settings, layout, spawner) = self.tools();
+        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let made = workshop.initialise().await;
+        self.made(made, "initdb").await
+    }
+
+    /// As a copy of `source`, or of what is here, where that may be given up.
+    pub(super) async fn make_anew(&mut self, source: &Upstream, old: &Old, stamp: Stamp) -> Run {
+        if self.copies.must_wait() {
+            return Run::Down;
+        }
+        self.searched = None;
+        let primary = match old {
+            Old::GivenUp { primary } if self.rewinds.may_try(stamp.making) => Some(primary),
+            Old::GivenUp { .. } | Old::Untouched => None,
+        };
+        if let Some(primary) = primary
+            && let Some(how) = self.rewind(primary, stamp).await
+        {
+            return self.made(Ok(()), how).await;
+        }
+        let (settings, layout, spawner) = self.tools();
+        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let (progress, heard) = watch::channel(Progress::default());
+        let copying = Box::pin(workshop.copy(source, stamp, &progress));
+        let made = self.watch(copying, &heard).await;
+        self.made(made, "copy").await
+    }
+
+    /// How the data here was made of what it was; none where a copy is needed, or another attempt.
+    async fn rewind(&mut self, primary: &Upstream, stamp: Stamp) -> Option<&'static str> {
+        let limit = self.settings.repair.rewind_timeout?;
+        if !self.layout.data.exists() && !self.layout.data_rewound.exists() {
+            return None;
+        }
+        let (settings, layout, spawner) = self.tools();
+        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let (progress, heard) = watch::channel(Progress::default());
+        let begun = Instant::now();
+        let rewinding = Box::pin(workshop.rewind(primary, stamp, &progress));
+        let rewinding = tokio::time::timeout(limit, rewinding);
+        let late = |_| MakingError::NotRewound(format!("it took longer than {limit:?}"));
+        let made =
+            self.watch(async { rewinding.await.unwrap_or_else(|e| Err(late(e))) }, &heard).await;
+        let took = begun.elapsed();
+        match made {
+            Ok(Reused::AsPrefix) => {
+                tracing::info!(?took, "the data here is followed up on: its WAL is a prefix");
+                Some("prefix")
+            }
+            Ok(Reused::Rewound) => {
+                tracing::info!(?took, "the data here was rewound");
+                Some("rewind")
+            }
+            Err(error) => {
+                tracing::warn!(?took, "the data here is not rewound: {error}");
+                self.rewinds.failed(stamp.making, &error);
+                // Whatever worked on it.
+                self.end_everything().await;
+                None
+            }
+        }
+    }
+
+    /// Waits for the end of `work`, and tells how far it is meanwhile.
+    async fn watch<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        progress: &watch::Receiver<Progress>,
+    ) -> T {
+        tokio::pin!(work);
+        let mut ticks = tokio::time::interval(TELL);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                // Both are polled again: nothing is lost.
+                _ = ticks.tick() => {
+                    let bytes = progress.borrow().done;
+                    self.report(Run::Busy(Work::Copying { bytes })).await;
+                }
+            }
+        }
+    }
+
+    async fn made(&mut self, made: Result<(), MakingError>, how: &'static str) -> Run {
+        self.shut_down_at = None;
+        match made {
+            Ok(()) => {
+                count_making(how);
+                self.trouble = None;
+                self.copies.succeeded();
+                self.restarts.succeeded();
+            }
+            Err(error) => {
+                let not_rewound = self.rewinds.why.take();
+                let before = not_rewound.map(|why| format!("; not rewound: {why}"));
+                self.trouble = Some(format!("{error}{}", before.unwrap_or_default()));
+                self.copies.failed();
+            }
+        }
+        self.end_everything().await;
+        self.examine().await;
+        Run::Down
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_rewound_is_not_tried_again_and_what_may_pass_is_a_few_times() {
+        let hopeless = MakingError::NotRewound("no checksums".to_owned());
+        let mut rewinds = Rewinds::default();
+        assert!(rewinds.may_try(2));
+        rewinds.failed(2, &hopeless);
+        assert!(!rewinds.may_try(2));
+        assert!(rewinds.may_try(3), "other data");
+
+        let passing = || MakingError::NoCheckpoint { id: "pg-2".to_owned(), within: TELL };
+        for _ in 1..ATTEMPTS {
+            rewinds.failed(3, &passing());
+            assert!(rewinds.may_try(3));
+        }
+        rewinds.failed(3, &passing());
+        assert!(!rewinds.may_try(3));
+    }
+}

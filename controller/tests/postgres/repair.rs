@@ -1,0 +1,202 @@
+//! A deposed primary's data is made anew of what it has, or copied where that cannot be.
+
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use dugong_controller::postgres::has_served;
+use dugong_machine::{Access, Data, Goal, Old, Receiver, Run, Stop};
+use dugong_topology::{Generation, Lsn};
+
+use super::instance::{Instance, as_postgres, cluster_of_two, id};
+
+/// A takeover. The old primary is down; its WAL goes on by a row that nobody else has, if `forks`.
+async fn taken_over(forks: bool) -> (Instance, Instance) {
+    let (mut old, mut new) = cluster_of_two().await;
+    old.primary(&["pg-2"], Access::ReadWrite);
+    old.until_open().await;
+    let client = old.client().await;
+    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    if forks {
+        new.want(Goal::Sealed { generation: Generation(1) });
+        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        let row = "SET synchronous_commit = local; INSERT INTO t VALUES (-1)";
+        client.batch_execute(row).await.unwrap();
+        old.kill(old.postmaster());
+    } else {
+        old.want(Goal::Down(Stop::Fast)); // Its standby gets all of it first.
+    }
+    old.until("it is down", |server| server.run == Run::Down).await;
+    old.want(Goal::Down(Stop::Immediate));
+    promote(&mut new).await;
+    (old, new)
+}
+
+async fn promote(new: &mut Instance) {
+    new.want(Goal::Sealed { generation: Generation(1) });
+    new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+    new.generation = Generation(2);
+    new.downstreams = [id("pg-1")].into();
+    new.primary(&["pg-1"], Access::ReadWrite);
+    new.until_open().await;
+    let row = "SET synchronous_commit = local; INSERT INTO t VALUES (2)";
+    new.client().await.batch_execute(row).await.unwrap();
+}
+
+fn given_up(old: &Instance, new: &Instance, making: u32) -> Goal {
+    let (source, primary) = (new.upstream(), new.upstream());
+    let old_data = Old::GivenUp { primary };
+    Goal::Copied { source, generation: old.generation, making, old: old_data }
+}
+
+/// Made anew by what `new` has, and following it.
+async fn comes_back(old: &mut Instance, new: &Instance) {
+    old.generation = Generation(2);
+    let making = old.server.identity().unwrap().making + 1;
+    old.want(given_up(old, new, making));
+    old.until("it is made anew", |server| {
+        let made = server.identity().filter(|own| own.making == making);
+        server.run == Run::Down && made.is_some_and(|own| own.made_in == Generation(2))
+    })
+    .await;
+    old.standby(Some(new));
+    old.until_standby("it streams on the new timeline", |view| {
+        view.receiver == Receiver::Streaming && view.history.timeline.0 == 2
+    })
+    .await;
+    let end = new.client().await.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap();
+    let end: Lsn = end.get::<_, &str>(0).parse().unwrap();
+    old.until_standby("it has everything", |view| view.replayed >= end).await;
+    let rows = old.client().await.query("SELECT n FROM t ORDER BY n", &[]).await.unwrap();
+    let rows: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(rows, [1, 2], "what only it had is gone");
+    let leftovers = ["data.new", "data.old", "data.rewind", "data.rewound"];
+    let dir = old.data().parent().unwrap().to_owned();
+    for name in leftovers {
+        assert!(!dir.join(name).exists(), "{name} is left");
+    }
+}
+
+/// A file that nobody changes: whoever copies the data makes it anew.
+fn unchanged_file(instance: &Instance) -> u64 {
+    std::fs::metadata(instance.data().join("base/1/2608")).unwrap().ino()
+}
+
+#[test]
+fn data_that_has_forked_is_rewound_and_not_copied() {
+    as_postgres(async {
+        let (mut old, new) = taken_over(true).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+        assert!(old.data().join("backup_label.old").exists(), "it was rewound");
+    });
+}
+
+#[test]
+fn data_that_is_a_prefix_only_follows() {
+    as_postgres(async {
+        let (mut old, new) = taken_over(false).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+        assert!(!old.data().join("backup_label.old").exists(), "nor rewound");
+    });
+}
+
+#[test]
+fn data_that_cannot_be_rewound_is_copied() {
+    as_postgres(async {
+        let (mut old, mut new) = cluster_of_two().await;
+        old.primary(&["pg-2"], Access::ReadWrite);
+        old.until_open().await;
+        let client = old.client().await;
+        client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+        new.want(Goal::Sealed { generation: Generation(1) });
+        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        let walk = "SET synchronous_commit = local; INSERT INTO t VALUES (-1); \
+                    SELECT pg_switch_wal(); INSERT INTO t VALUES (-2)";
+        client.batch_execute(walk).await.unwrap();
+        client.batch_execute("CHECKPOINT").await.unwrap();
+        let fork = client.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())", &[]);
+        let newest: String = fork.await.unwrap().get(0);
+        old.kill(old.postmaster());
+        old.until("it is down", |server| server.run == Run::Down).await;
+        old.want(Goal::Down(Stop::Immediate));
+        promote(&mut new).await;
+        // What happened since the last common checkpoint is not known any more.
+        for entry in old.data().join("pg_wal").read_dir().unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            if name.len() == newest.len() && name < newest {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_ne!(unchanged_file(&old), file, "it was copied");
+    });
+}
+
+#[test]
+fn where_no_time_is_given_to_rewinds_data_is_copied() {
+    as_postgres(async {
+        let (old, new) = taken_over(true).await;
+        let mut ended = old.end().await;
+        ended.tell(|settings| settings.repair.rewind_timeout = None);
+        let mut old = ended.resume();
+        old.until("its data is found", |server| server.identity().is_some()).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_ne!(unchanged_file(&old), file, "it was copied");
+    });
+}
+
+/// The controller ends in the middle of it, with every process: at whatever moment, the next one
+/// brings it to its end, or makes a copy.
+async fn interrupted_while_there_is(stage: &str) {
+    let (mut old, new) = taken_over(true).await;
+    old.generation = Generation(2);
+    old.want(given_up(&old, &new, 2));
+    let there = old.data().parent().unwrap().join(stage);
+    let is_made = |old: &Instance| old.server.identity().is_some_and(|own| own.making == 2);
+    while !there.exists() && !is_made(&old) {
+        tokio::select! {
+            () = old.next() => (),
+            () = tokio::time::sleep(Duration::from_millis(1)) => (),
+        }
+    }
+    let mut old = old.end().await.resume();
+    old.until("its data was looked at", |server| server.data != Data::Unknown).await;
+    if old.server.identity().is_none() {
+        old.generation = Generation(2);
+        old.want(given_up(&old, &new, 1));
+        old.until("it is made", |server| server.identity().is_some()).await;
+    }
+    comes_back(&mut old, &new).await;
+}
+
+#[test]
+fn a_rewind_that_is_interrupted_at_work_never_becomes_anything_else() {
+    as_postgres(interrupted_while_there_is("data.rewind"));
+}
+
+#[test]
+fn a_rewind_that_is_interrupted_before_it_is_consistent_is_brought_to_its_end() {
+    as_postgres(interrupted_while_there_is("data.rewound"));
+}
+
+#[test]
+fn what_is_being_rewound_begins_no_new_cluster() {
+    as_postgres(async {
+        let mut alone = Instance::new("pg-1").await;
+        let dir = alone.data().parent().unwrap().to_owned();
+        std::fs::create_dir(dir.join("data.rewound")).unwrap();
+        assert!(has_served(&dir));
+        alone.want(Goal::Initialised);
+        alone
+            .until("it refuses", |server| {
+                let why = server.trouble.as_deref().unwrap_or_default();
+                server.data == Data::Empty && why.contains("has served a cluster")
+            })
+            .await;
+    });
+}
