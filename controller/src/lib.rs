@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod config;
 pub mod credentials;
+mod disbelief;
 pub mod driver;
 pub mod launch;
 pub mod lifeline;

@@ -43,6 +43,7 @@ pub mod pauses;
 pub mod recorder;
 mod report;
 pub mod staleness;
+pub mod tls;
 pub mod verdict;
 
 pub use history::History;

@@ -1,8 +1,11 @@
 //! Where HTTP comes in: plain TCP, or TLS with certificates that may be exchanged.
 //!
 //! **Invariant:** nobody holds up others: a handshake has its own task and its own deadline, and
-//! there are no more of them at a time than [`HANDSHAKES_MAX`].
+//! there are no more of them at a time than [`HANDSHAKES_MAX`]. Where there would be, the one that has
+//! taken longest is given up for the one that comes.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +23,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -86,7 +90,7 @@ async fn take(
     mut files: Option<Files>,
     entering: mpsc::Sender<(Stream, Peer)>,
 ) {
-    let permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut greeting = Greeting::default();
     loop {
         let taken = tokio::select! {
             taken = listener.accept() => taken,
@@ -107,12 +111,9 @@ async fn take(
             continue;
         };
         let acceptor = TlsAcceptor::from(files.newest());
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let entering = entering.clone();
-        tokio::spawn(async move {
-            let greeted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-            drop(permit);
-            match greeted {
+        greeting.begin(async move {
+            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     let certified = stream.get_ref().1.peer_certificates().is_some();
                     let peer = Peer { address, secure: true, certified };
@@ -122,6 +123,29 @@ async fn take(
                 Err(_elapsed) => tracing::info!(%address, "no TLS came about within {HANDSHAKE:?}"),
             }
         });
+    }
+}
+
+/// The handshakes that are under way. Dropping it ends them.
+#[derive(Default)]
+struct Greeting {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    order: VecDeque<AbortHandle>,
+}
+
+impl Greeting {
+    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        // Those that have ended, in a panic or not, are nobody's business any more.
+        while self.tasks.try_join_next().is_some() {}
+        self.order.retain(|task| !task.is_finished());
+        if self.order.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            tracing::debug!("a handshake is given up for a newer one");
+            oldest.abort();
+        }
+        self.order.push_back(self.tasks.spawn(handshake));
     }
 }
 

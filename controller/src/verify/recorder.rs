@@ -23,8 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::{JoinError, JoinSet};
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::Config;
 
 use self::client::Record;
 use self::connection::Door;
@@ -33,6 +32,7 @@ use self::shared::Shared;
 pub use self::shared::{OPERATIONS_MAX, Progress};
 use self::tables::Tables;
 use super::history::{ClientId, History};
+use super::tls::{self, Tls, TlsError};
 
 /// How long a connection attempt may take before the server has accepted it, unless the connection
 /// string says otherwise. An address that is cut off must be tried again soon.
@@ -41,8 +41,15 @@ const TCP_CONNECT: Duration = Duration::from_secs(3);
 /// Where to write, and where to read what may be stale.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    write: Config,
-    read: Option<Config>,
+    write: Address,
+    read: Option<Address>,
+}
+
+/// One address, and how it is spoken to.
+#[derive(Clone, Debug)]
+struct Address {
+    config: Config,
+    tls: Tls,
 }
 
 /// A connection string that cannot be used.
@@ -50,9 +57,8 @@ pub struct Addresses {
 pub enum AddressError {
     #[error("{which} address: {why}")]
     Unreadable { which: &'static str, why: String },
-    /// Not supported by the recorder's clients.
-    #[error("{which} address: sslmode=require is not supported; try sslmode=prefer")]
-    Tls { which: &'static str },
+    #[error("{which} address: {why}")]
+    Tls { which: &'static str, why: TlsError },
 }
 
 impl Addresses {
@@ -67,23 +73,24 @@ impl Addresses {
     }
 }
 
-fn parse(which: &'static str, dsn: &str) -> Result<Config, AddressError> {
+fn parse(which: &'static str, dsn: &str) -> Result<Address, AddressError> {
     // The library's own words for the whole say less than those for the cause.
     let unreadable = |error: tokio_postgres::Error| {
         let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         AddressError::Unreadable { which, why }
     };
-    let mut config: Config = dsn.parse().map_err(unreadable)?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(AddressError::Tls { which });
-    }
+    let refused = |why| AddressError::Tls { which, why };
+    let (rest, words) = tls::split(dsn).map_err(refused)?;
+    let tls = Tls::new(&words).map_err(refused)?;
+    let mut config: Config = rest.parse().map_err(unreadable)?;
+    config.ssl_mode(tls.mode());
     if config.get_application_name().is_none() {
         config.application_name("dugong verify");
     }
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(TCP_CONNECT);
     }
-    Ok(config)
+    Ok(Address { config, tls })
 }
 
 /// What becomes of the tables when the run is over.
@@ -175,7 +182,8 @@ impl Recorder {
         }
         let began = SystemTime::now();
         let tables = Tables::of_run(began, options.clients);
-        let door = |config| Door { config, within: options.connect_within };
+        let within = options.connect_within;
+        let door = |Address { config, tls }| Door { config, tls, within };
         let write = door(addresses.write);
         tables.make(&write, options.start_within).await.map_err(StartError::NoTables)?;
 
@@ -227,6 +235,3 @@ impl Recorder {
         self.shared.tables.names()
     }
 }
-
-/// What is connected by: the recorder's clients know no TLS.
-const TLS: NoTls = NoTls;

@@ -12,6 +12,7 @@ use dugong_controller::operator::init::Authority;
 use dugong_controller::operator::reach::ReachOptions;
 use dugong_controller::operator::status::{self, status};
 use dugong_controller::publish::admission::Admission;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -45,6 +46,21 @@ impl Papers {
         let signed = by.sign(&[name]).unwrap();
         self.write(&format!("{file}.crt"), &signed.certificate);
         self.write(&format!("{file}.key"), &signed.key);
+    }
+
+    /// By an authority of its own, `expired.ca`.
+    fn sign_expired(&self, file: &str, name: &str) {
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        self.write("expired.ca", &authority.self_signed(&key).unwrap().pem());
+        let issuer = Issuer::new(authority, key);
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) =
+            (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        let key = KeyPair::generate().unwrap();
+        self.write(&format!("{file}.crt"), &params.signed_by(&key, &issuer).unwrap().pem());
+        self.write(&format!("{file}.key"), &key.serialize_pem());
     }
 
     fn write(&self, file: &str, text: &str) {
@@ -107,7 +123,7 @@ async fn who_is_known_may_change_and_who_is_not_is_told_what_to_do() {
         ("ours.ca",     None,           Some("ann"),      ADMITTED),
         ("ours.ca",     None,           None,             "or the token of [http] token_file"),
         ("ours.ca",     Some("wrong"),  None,             "--token-file, or --cert and --key"),
-        ("other.ca",    Some("token"),  None,             "does --ca name what its certificate was made by"),
+        ("other.ca",    Some("token"),  None,             "its certificate was signed by no authority of --ca"),
         ("ours.ca",     Some("token"),  Some("mallory"),  "fatal alert"),
     ];
     for (ca, token, cert, expected) in cases {
@@ -143,7 +159,10 @@ async fn an_exchanged_certificate_is_served_and_a_bad_one_is_not() {
         ..papers.reach(format!("https://127.0.0.1:{port}"), "ours.ca")
     };
     let said = frozen(reach()).await;
-    assert!(said.contains("is the name in --controller one of the certificate's"), "{said}");
+    assert!(
+        said.contains("another host: it is reached as 127.0.0.1, and the certificate has"),
+        "{said}"
+    );
     papers.sign(&papers.ours, "server", "127.0.0.1");
     let begun = Instant::now();
     while frozen(reach()).await
@@ -156,6 +175,38 @@ async fn an_exchanged_certificate_is_served_and_a_bad_one_is_not() {
     while begun.elapsed() < Duration::from_secs(3) {
         assert!(frozen(reach()).await.contains(ADMITTED), "the last good one is served on");
     }
+}
+
+#[tokio::test]
+async fn as_many_as_may_greet_at_once_and_say_nothing_hold_up_nobody() {
+    let papers = Papers::new();
+    let port = papers.serve().await;
+    let mut silent = Vec::new();
+    for _ in 0..256 {
+        silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let reach = ReachOptions {
+        token_file: Some(papers.path("token")),
+        ..papers.reach(format!("https://127.0.0.1:{port}"), "ours.ca")
+    };
+    assert!(frozen(reach).await.contains(ADMITTED));
+    // Nobody's time was up meanwhile: only the first of them had to make room.
+    let mut closed = 0;
+    for client in &silent {
+        let nothing = client.try_read(&mut [0]);
+        let waits = nothing.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        closed += usize::from(!waits);
+    }
+    assert!(closed < 8, "{closed} of the silent ones are gone");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_called_that() {
+    let papers = Papers::new();
+    papers.sign_expired("server", "127.0.0.1");
+    let port = papers.serve().await;
+    let said = frozen(papers.reach(format!("https://127.0.0.1:{port}"), "expired.ca")).await;
+    assert!(said.contains("its certificate has expired: exchange it"), "{said}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
+use dugong_controller::operator::init::Authority;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::eventually::eventually;
@@ -66,12 +67,15 @@ async fn ctrl_c_ends_it_early_and_a_conviction_is_status_1() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_run_is_status_2() {
     let server = Server::start(&[]).await;
+    let plain = format!("{} sslmode=require", server.dsn());
     let nobody = server.dsn().replace("user=postgres", "user=nobody_here");
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&[], "DSN"),
         (&["nonsense"], "the write address"),
-        (&["host=127.0.0.1 sslmode=verify-full"], "sslmode"),
-        (&["host=127.0.0.1 sslmode=require"], "sslmode"),
+        (&["host=127.0.0.1 sslmode=verify-full"], "the write address: sslmode=verify-full needs"),
+        (&["host=127.0.0.1 sslmode=allow"], "sslmode=allow is not supported"),
+        (&["host=127.0.0.1", "--read=host=127.0.0.1 sslcrl=/x"], "the read address: sslcrl is not"),
+        (&[&plain], "server does not support TLS"),
         (&["host=127.0.0.1", "--clients=0"], "--clients"),
         (&[&nobody], "nobody_here"),
     ];
@@ -79,5 +83,39 @@ async fn what_cannot_run_is_status_2() {
         let (status, out, err) = ended(start(arguments)).await;
         assert_eq!(status, Some(2), "{arguments:?}: {out}{err}");
         assert!(err.contains(word), "{arguments:?}: {err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_tls_the_server_is_verified_as_libpq_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours", "another"].map(|name| Authority::new(name).unwrap());
+    let signed = ours.sign(&["127.0.0.1"]).unwrap();
+    let mut server = Server::start(&[]).await;
+    server.encrypt(&signed.certificate, &signed.key).await;
+    let write = |file: &str, text: &str| {
+        let path = folder.path().join(file);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (root, stranger) =
+        (write("ca.crt", &ours.certificate()), write("other.crt", &other.certificate()));
+    let named = server.dsn().replace("host=127.0.0.1", "host=localhost");
+    let dsn = server.dsn();
+    #[rustfmt::skip]
+    let cases = [
+        (format!("{dsn} sslmode=require"),                               Some(0), "acquitted"),
+        (format!("{dsn} sslmode=verify-full sslrootcert={root}"),        Some(0), "acquitted"),
+        (format!("{named} sslmode=verify-ca sslrootcert={root}"),        Some(0), "acquitted"),
+        (format!("{named} sslmode=verify-full sslrootcert={root}"),      Some(2), "its certificate is for another host: it is reached as localhost"),
+        (format!("{dsn} sslmode=verify-ca sslrootcert={stranger}"),      Some(2), "signed by no authority of sslrootcert"),
+        (format!("{dsn} sslmode=require sslrootcert={stranger}"),        Some(2), "signed by no authority of sslrootcert"),
+        (format!("{dsn} sslmode=verify-ca sslrootcert=/nowhere"),        Some(2), "sslrootcert: /nowhere cannot be read"),
+    ];
+    for (dsn, expected, word) in cases {
+        let arguments = [&dsn, "--read", &dsn, "--seconds=1", "--clients=1", "--json"];
+        let (status, out, err) = ended(start(&arguments)).await;
+        assert_eq!(status, expected, "{dsn}: {out}{err}");
+        assert!(out.contains(word) || err.contains(word), "{dsn}: {out}{err}");
     }
 }

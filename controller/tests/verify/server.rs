@@ -3,7 +3,7 @@
 //! PostgreSQL refuses to run as root: then it runs as the user `postgres`.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -127,6 +127,23 @@ impl Server {
             SimpleQueryMessage::CommandComplete(_) | _ => None,
         });
         Ok(value.unwrap_or_default())
+    }
+
+    /// From now on it speaks TLS, and with clients from a network nothing else.
+    pub(crate) async fn encrypt(&mut self, certificate: &str, key: &str) {
+        for (file, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(file);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((uid, gid)) = postgres_user() {
+                chown(&path, Some(uid), Some(gid)).unwrap();
+            }
+        }
+        self.set("ssl = on").await;
+        eventually("it speaks TLS", async || self.ask("show ssl").await == "on").await;
+        let hba = "hostssl all all 127.0.0.1/32 trust\n";
+        fs::write(self.data().join("pg_hba.conf"), hba).unwrap();
+        self.ask("select pg_reload_conf()").await;
     }
 
     /// Changes a setting without a restart.

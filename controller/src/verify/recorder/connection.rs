@@ -14,14 +14,15 @@ use tokio::task::JoinSet;
 use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, SimpleQueryMessage};
 
-use super::TLS;
 use super::shared::Shared;
 use crate::verify::outcome::{Cause, Sqlstate};
+use crate::verify::tls::Tls;
 
 /// An address, and how long one may stand before it.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     pub(super) config: Config,
+    pub(super) tls: Tls,
     pub(super) within: Duration,
 }
 
@@ -53,7 +54,7 @@ pub(super) struct Connection {
 
 impl Door {
     pub(super) async fn open(&self) -> Result<Connection, Trouble> {
-        let connecting = self.config.connect(TLS);
+        let connecting = self.config.connect(self.tls.clone());
         let (client, mut connection) = match tokio::time::timeout(self.within, connecting).await {
             Ok(connected) => connected.map_err(|error| trouble(&error))?,
             Err(_) => return Err(silence(self.within)),

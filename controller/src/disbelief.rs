@@ -1,0 +1,72 @@
+//! Why a handshake failed, in words that say what to do. The proxy has the same for its peers; the
+//! two programs share nothing but the topology.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error};
+
+/// What names, for whoever reads the words, whom we believe and our own certificate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys {
+    pub(crate) ca: &'static str,
+    pub(crate) cert: &'static str,
+}
+
+/// Why a peer and we do not understand each other; `its` is the peer's side.
+pub(crate) fn words(error: &io::Error, keys: Keys) -> String {
+    let Keys { ca, cert } = keys;
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "it closed the connection in the middle of the handshake".to_owned();
+    }
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return error.to_string();
+    };
+    if let Error::InvalidCertificate(why) = error {
+        certificate(why, ca)
+    } else if let Error::AlertReceived(alert) = error
+        && ABOUT_OURS.contains(alert)
+    {
+        format!("it does not take our certificate ({alert:?}): see {cert}")
+    } else if let Error::InvalidMessage(_) = error {
+        format!("what it says is no TLS ({error})")
+    } else {
+        error.to_string()
+    }
+}
+
+/// What a peer says of a certificate of ours, or of the want of one.
+const ABOUT_OURS: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::CertificateRequired,
+];
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the list is rustls', and open")]
+fn certificate(why: &CertificateError, ca: &str) -> String {
+    match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            format!("its certificate has expired: exchange it ({why})")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            format!("its certificate does not count yet: is the clock right? ({why})")
+        }
+        // A signature is bad where an authority has the name of another one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            format!("its certificate was signed by no authority of {ca}")
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => format!(
+            "its certificate is for another host: it is reached as {}, and the certificate has {}",
+            expected.to_str(),
+            if presented.is_empty() { "no names".to_owned() } else { presented.join(", ") }
+        ),
+        CertificateError::NotValidForName => {
+            "its certificate is for another host than it is reached as".to_owned()
+        }
+        other => format!("its certificate is not good: {other}"),
+    }
+}
