@@ -78,6 +78,10 @@ async fn health(State(admin): State<Arc<Admin>>) -> Response {
         "revision": known.map(|topology| topology.revision),
         "primary": known.and_then(|topology| topology.primary.as_ref()).map(|member| &member.id),
         "waiting": known.and_then(|topology| topology.waiting.as_ref()),
+        "relay": {
+            "engine": shared.crew.engine.as_str(),
+            "sessions": shared.crew.sessions(),
+        },
         "sources": {
             "configured": shared.sources.configured,
             "found": found,

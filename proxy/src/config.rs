@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use dugong_topology::units::parse_duration;
 use dugong_topology::{Address, Member};
 use serde::{Deserialize, Deserializer};
 
+use crate::relay::crew::EngineChoice;
 use crate::route::ReadRules;
 
 mod env;
@@ -60,6 +62,9 @@ pub struct Config {
     pub reads: ReadRules,
     /// Until a standby that came back has its whole share of the reads. Zero: at once.
     pub slow_start: Duration,
+    pub relay_engine: EngineChoice,
+    /// Relay threads at most; none: one a core.
+    pub relay_threads: Option<NonZero<u32>>,
     /// As the filter of `tracing` understands it; none: the environment's RUST_LOG, or `info`.
     pub log_level: Option<String>,
 }
@@ -211,6 +216,12 @@ pub struct Settings {
     /// What the read port does while no standby is fit [default: primary]
     #[arg(long, value_name = "WHAT")]
     pub read_fallback: Option<ReadFallback>,
+    /// How bytes are moved [default: auto]
+    #[arg(long, value_name = "WHAT")]
+    pub relay_engine: Option<EngineChoice>,
+    /// How many threads may move bytes [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub relay_threads: Option<NonZero<u32>>,
     /// error, warn, info, debug or trace [default: RUST_LOG, or info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -300,6 +311,8 @@ impl Settings {
             max_lag_time: self.max_lag_time.or(below.max_lag_time),
             slow_start: self.slow_start.or(below.slow_start),
             read_fallback: self.read_fallback.or(below.read_fallback),
+            relay_engine: self.relay_engine.or(below.relay_engine),
+            relay_threads: self.relay_threads.or(below.relay_threads),
             log_level: self.log_level.or(below.log_level),
         }
     }
@@ -359,6 +372,8 @@ impl TryFrom<Settings> for Config {
                 fallback: said.read_fallback.unwrap_or_default(),
             },
             slow_start: seconds(said.slow_start, 10),
+            relay_engine: said.relay_engine.unwrap_or_default(),
+            relay_threads: said.relay_threads,
             log_level: said.log_level,
         };
         config.check_relations()?;

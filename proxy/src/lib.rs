@@ -16,7 +16,7 @@
 //!
 //! Source: DESIGN.md.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod admission;

@@ -16,6 +16,7 @@
 //! **Invariant:** dropping the future of [`Relay::run`] at any time loses no byte that was read: what
 //! is not written yet is in the rests.
 
+mod balance;
 mod buffer;
 pub mod crew;
 mod engine;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hickory_resolver::net::NetError;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -28,6 +28,7 @@ use crate::metrics::{self, Gauges};
 use crate::names::Names;
 use crate::rarely::Rarely;
 use crate::relay::crew::Crew;
+use crate::relay::session::Parted;
 use crate::replicas::Replicas;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
@@ -98,7 +99,10 @@ pub enum RunError {
     Signals(io::Error),
     #[error("cannot look names up: {0}")]
     Names(NetError),
-    #[error("cannot start the relay threads: {0}; raise the limits of threads and of open files")]
+    #[error(
+        "cannot start the relay threads: {0}; raise the limits of threads and of open files, or say \
+         --relay-engine epoll"
+    )]
     Threads(io::Error),
     #[error("cannot begin to count: {0}")]
     Metrics(#[from] BuildError),
@@ -153,9 +157,8 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         None => None,
     };
     let gauges = Arc::<Gauges>::default();
-    let (parted, partings) = unbounded_channel();
-    let threads = available_parallelism().map_or(1, NonZero::get);
-    let crew = Crew::start(threads, &topologies, &shutdown, &parted).map_err(RunError::Threads)?;
+    let (crew, partings) =
+        start_crew(&config, &topologies, &shutdown).map_err(RunError::Threads)?;
     let replicas = Replicas::new(config.slow_start);
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
@@ -181,6 +184,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     duties.spawn(upkeep(prometheus));
     duties.spawn(farewell::run(partings));
     duties.spawn(herald(Arc::clone(&shared)));
+    duties.spawn(balance(Arc::clone(&shared)));
     let mut accepting = JoinSet::new();
     accepting.spawn(listener::run(sockets.write, Listener::Write, Arc::clone(&shared)));
     accepting.spawn(listener::run(sockets.read, Listener::Read, Arc::clone(&shared)));
@@ -256,9 +260,29 @@ fn watch_topology(
     Ok((topologies, sources))
 }
 
+/// Starts the relay threads; with what they hand back.
+fn start_crew(
+    config: &Config,
+    topologies: &Topologies,
+    shutdown: &Shutdown,
+) -> io::Result<(Crew, UnboundedReceiver<Parted>)> {
+    let (parted, partings) = unbounded_channel();
+    let threads = match config.relay_threads {
+        Some(threads) => usize::try_from(threads.get()).unwrap_or(usize::MAX),
+        None => available_parallelism().map_or(1, NonZero::get),
+    };
+    let crew = Crew::start(threads, config.relay_engine, topologies, shutdown, &parted)?;
+    Ok((crew, partings))
+}
+
 /// Tells the relay threads what concerns all sessions.
 async fn herald(shared: Arc<Shared>) {
     shared.crew.herald(shared.topologies.clone(), shared.shutdown.clone()).await;
+}
+
+/// Keeps the relay threads as few as carry the load.
+async fn balance(shared: Arc<Shared>) {
+    shared.crew.balance().await;
 }
 
 /// Without it, histograms would grow until the next scrape.

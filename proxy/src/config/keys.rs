@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 31] = [
+pub(super) const KEYS: [&str; 33] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -34,6 +34,8 @@ pub(super) const KEYS: [&str; 31] = [
     "max_lag_time",
     "slow_start",
     "read_fallback",
+    "relay_engine",
+    "relay_threads",
     "log_level",
 ];
 
@@ -41,8 +43,8 @@ pub(super) const KEYS: [&str; 31] = [
 pub(super) const LISTS: [&str; 3] = ["controllers", "replicas", "resolvers"];
 
 /// Whose values are numbers.
-pub(super) const NUMBERS: [&str; 5] =
-    ["write_port", "read_port", "http_port", "max_held", "max_lag"];
+pub(super) const NUMBERS: [&str; 6] =
+    ["write_port", "read_port", "http_port", "max_held", "max_lag", "relay_threads"];
 
 /// The known key that is most like a misspelt one; none where it is like none of them.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {

@@ -31,6 +31,8 @@ fn a_file_says_everything_that_flags_can() {
         max_lag_time = "3s"
         slow_start = "4s"
         read_fallback = "refuse"
+        relay_engine = "io_uring"
+        relay_threads = 3
         log_level = "debug"
         "#,
     )
@@ -64,6 +66,8 @@ fn a_file_says_everything_that_flags_can() {
             fallback: ReadFallback::Refuse,
         },
         slow_start: Duration::from_secs(4),
+        relay_threads: NonZero::new(3),
+        relay_engine: EngineChoice::IoUring,
         log_level: Some("debug".to_owned()),
     };
     assert_eq!(config, expected);
@@ -104,6 +108,8 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),
         ("primary = \"a:1\"\nmax_held = -1",        "line 2: "),
         ("primary = \"a:1\"\nread_fallback = \"x\"", "line 2: unknown variant"),
+        ("primary = \"a:1\"\nrelay_engine = \"x\"", "line 2: unknown variant"),
+        ("primary = \"a:1\"\nrelay_threads = 0",  "line 2: invalid value"),
         ("primary = \"a:1\"\nlog_level = \"a=b=c\"", "is no log level"),
     ];
     for (text, expected) in cases {
@@ -161,7 +167,8 @@ fn the_example_names_every_key_with_its_default() {
         !key.starts_with("controller")
             && !key.contains("tls")
             && !key.starts_with("server")
-            && !["primary", "replicas", "resolvers", "max_lag_time", "log_level"].contains(&key)
+            && !["primary", "replicas", "resolvers", "max_lag_time", "relay_threads", "log_level"]
+                .contains(&key)
     };
     let mut named = Vec::new();
     let mut defaults = String::from("controllers = [\"http://127.0.0.1:8001\"]\n");

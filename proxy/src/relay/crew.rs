@@ -9,16 +9,20 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::listener::Listener;
 use crate::metrics;
-use crate::relay::engine::Engine;
+use crate::relay::balance::{Balance, Load};
 use crate::relay::engine::epoll::Epoll;
+use crate::relay::engine::io_uring::{self, IoUring};
+use crate::relay::engine::{Engine, choose};
 use crate::relay::mailbox::{Letter, Mailbox};
 use crate::relay::pair::Side;
 use crate::relay::session::{Parted, Session};
@@ -27,6 +31,11 @@ use crate::relay::tally::Tally;
 use crate::shutdown::{Shutdown, Stage};
 use crate::watch::Topologies;
 
+pub use crate::relay::engine::{EngineChoice, EngineKind};
+
+/// Between two looks at what the threads have to do.
+const WINDOW: Duration = Duration::from_millis(200);
+
 /// What others can reach of a shard.
 #[derive(Debug)]
 pub(super) struct Post {
@@ -34,12 +43,19 @@ pub(super) struct Post {
     pub(super) tally: Tally,
     /// Sessions that it has, or that are on their way to it.
     sessions: AtomicUsize,
+    /// Processor time that its thread has had, in nanoseconds, as of some turns ago.
+    busy_ns: AtomicU64,
 }
 
 impl Post {
     fn new() -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
-        Ok(Self { mailbox, tally: Tally::default(), sessions: AtomicUsize::new(0) })
+        Ok(Self {
+            mailbox,
+            tally: Tally::default(),
+            sessions: AtomicUsize::new(0),
+            busy_ns: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn adopt(&self, session: Box<Session>) {
@@ -51,12 +67,32 @@ impl Post {
     pub(super) fn left(&self) {
         self.sessions.fetch_sub(1, Relaxed);
     }
+
+    /// What it did in a window of so many seconds; `before` is the time that it had had until then.
+    #[expect(clippy::cast_precision_loss, reason = "a share of time to three digits")]
+    fn load(&self, before: &mut u64, window: f64) -> Load {
+        let busy = self.busy_ns.load(Relaxed);
+        let share = busy.saturating_sub(*before) as f64 / 1e9 / window;
+        *before = busy;
+        Load { share, sessions: self.sessions.load(Relaxed) }
+    }
+
+    /// Tells how much processor time the calling thread has had.
+    pub(super) fn tell_time(&self) {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let nanoseconds = Duration::try_from(time).unwrap_or_default().as_nanos();
+        self.busy_ns.store(u64::try_from(nanoseconds).unwrap_or(u64::MAX), Relaxed);
+    }
 }
 
 /// All relay threads. They end when this is dropped.
 #[derive(Debug)]
 pub struct Crew {
+    /// What all of them have.
+    pub engine: EngineKind,
     posts: Arc<[Post]>,
+    /// The thread that new sessions go to.
+    newcomers: AtomicUsize,
     /// What was counted already, by thread, listener and side.
     published: std::sync::Mutex<Vec<[[u64; 2]; 2]>>,
 }
@@ -69,31 +105,65 @@ impl Crew {
     /// The system has no thread or descriptor left.
     pub fn start(
         threads: usize,
+        wanted: EngineChoice,
         topologies: &Topologies,
         shutdown: &Shutdown,
         parted: &UnboundedSender<Parted>,
     ) -> io::Result<Self> {
+        let engine = choose(wanted, io_uring::probe)?;
         let posts: Vec<Post> = (0..threads).map(|_| Post::new()).collect::<io::Result<_>>()?;
         let posts: Arc<[Post]> = posts.into();
         for index in 0..threads {
             let posts = Arc::clone(&posts);
-            start_thread(Surroundings {
+            let around = Surroundings {
                 index,
                 posts,
                 parted: parted.clone(),
                 topologies: topologies.clone(),
                 shutdown: shutdown.clone(),
-            })?;
+            };
+            match engine {
+                EngineKind::Epoll => start_thread(around, Epoll::new)?,
+                EngineKind::IoUring => start_thread(around, IoUring::new)?,
+            }
         }
-        Ok(Self { posts, published: std::sync::Mutex::new(vec![[[0; 2]; 2]; threads]) })
+        Ok(Self {
+            engine,
+            posts,
+            newcomers: AtomicUsize::new(0),
+            published: std::sync::Mutex::new(vec![[[0; 2]; 2]; threads]),
+        })
     }
 
-    /// Hands a session to the thread that has the fewest.
+    /// Hands a session to a thread.
     pub fn adopt(&self, session: Session) {
-        let post = self.posts.iter().min_by_key(|post| post.sessions.load(Relaxed));
-        if let Some(post) = post {
-            post.adopt(Box::new(session));
+        self.posts[self.newcomers.load(Relaxed)].adopt(Box::new(session));
+    }
+
+    /// Keeps the sessions on as few threads as carry the load, for ever.
+    pub async fn balance(&self) {
+        let mut balance = Balance::default();
+        let mut before: Vec<u64> = vec![0; self.posts.len()];
+        let mut began = Instant::now();
+        loop {
+            tokio::time::sleep(WINDOW).await;
+            let window = began.elapsed().as_secs_f64();
+            began = Instant::now();
+            let loads: Vec<Load> = (self.posts.iter().zip(&mut before))
+                .map(|(post, before)| post.load(before, window))
+                .collect();
+            let plan = balance.judge(&loads);
+            self.newcomers.store(plan.newcomers, Relaxed);
+            if let Some(moving) = plan.moving {
+                tracing::debug!(?moving, ?loads, "sessions change their thread");
+                self.posts[moving.from].mailbox.send(Letter::Give(moving));
+            }
         }
+    }
+
+    /// How many sessions each thread has.
+    pub fn sessions(&self) -> Vec<usize> {
+        self.posts.iter().map(|post| post.sessions.load(Relaxed)).collect()
     }
 
     /// Brings the byte counters up to date.
@@ -146,18 +216,21 @@ impl Drop for Crew {
 }
 
 /// Starts one thread, and waits until its engine runs.
-fn start_thread(around: Surroundings) -> io::Result<()> {
+fn start_thread<E: Engine>(
+    around: Surroundings,
+    new: impl Fn(&Arc<Mailbox>) -> io::Result<E> + Send + 'static,
+) -> io::Result<()> {
     let (ready, is_ready) = mpsc::channel();
     let name = format!("relay-{}", around.index);
     thread::Builder::new().name(name).spawn(move || {
-        let mut engine = Epoll::new(&around.own().mailbox);
+        let mut engine = new(&around.own().mailbox);
         // Whoever started it waits for this.
         let _ = ready.send(engine.as_ref().map(|_| ()).map_err(|error| error.kind().into()));
         while let Ok(working) = engine {
             if serve(Shard::new(working, around.clone()), &around) {
                 return;
             }
-            engine = Epoll::new(&around.own().mailbox);
+            engine = new(&around.own().mailbox);
         }
     })?;
     is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a relay thread ended at once")))

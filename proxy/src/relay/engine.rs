@@ -1,6 +1,7 @@
 //! What moves the bytes of a shard's sessions: the interface that both engines have.
 //!
-//! [`epoll`] asks which sockets are ready and calls for each. A shard's loop is a sequence of turns:
+//! [`epoll`] asks which sockets are ready and calls for each; [`io_uring`] has the kernel do it, one
+//! system call a turn. [`choose`] says which one a process has. A shard's loop is a sequence of turns:
 //! an engine waits, moves what there is, and names the sessions that are done.
 //!
 //! **Invariant:** bounded work per turn and session: one read a side, of at most [`READ_BYTES`]. No
@@ -11,10 +12,12 @@
 //! may be closed, or used by somebody else.
 
 pub(super) mod epoll;
+pub(super) mod io_uring;
 
 use std::io;
 use std::time::Duration;
 
+use serde::Deserialize;
 use slab::Slab;
 
 use crate::relay::session::{Fate, Session};
@@ -25,6 +28,65 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// A session's place in its shard.
 pub(super) type Key = usize;
+
+/// What the operator wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// io_uring where the kernel has it and lets us, else epoll
+    #[default]
+    Auto,
+    /// One call for each socket that is ready
+    Epoll,
+    /// One call for all; an error where the kernel refuses
+    IoUring,
+}
+
+/// What a process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    Epoll,
+    IoUring,
+}
+
+impl EngineKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Epoll, Self::IoUring];
+
+    /// The name in logs and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
+/// Chooses by what the operator wants and what the kernel answers to a probe.
+///
+/// # Errors
+///
+/// The probe's, where nothing else is wanted.
+pub(super) fn choose(
+    wanted: EngineChoice,
+    probe: impl FnOnce() -> io::Result<()>,
+) -> io::Result<EngineKind> {
+    match wanted {
+        EngineChoice::Epoll => Ok(EngineKind::Epoll),
+        EngineChoice::IoUring => probe().map(|()| EngineKind::IoUring),
+        EngineChoice::Auto => match probe() {
+            Ok(()) => Ok(EngineKind::IoUring),
+            Err(error) => {
+                tracing::warn!(
+                    "the kernel refuses io_uring ({error}): epoll is used, which costs a little \
+                     more; allow io_uring_setup, or say relay_engine = \"epoll\""
+                );
+                Ok(EngineKind::Epoll)
+            }
+        },
+    }
+}
 
 /// The interface of an engine.
 pub(super) trait Engine {
@@ -83,5 +145,27 @@ impl<S: Default> Sessions<S> {
 
     pub(super) fn remove(&mut self, key: Key) -> Box<Session> {
         self.all.remove(key).session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_engine_is_replaced_only_where_any_will_do() {
+        let granted = || Ok(());
+        let refused = || Err(io::ErrorKind::PermissionDenied.into());
+        #[rustfmt::skip]
+        let cases = [
+            (EngineChoice::Auto,    choose(EngineChoice::Auto, granted),    Some(EngineKind::IoUring)),
+            (EngineChoice::Auto,    choose(EngineChoice::Auto, refused),    Some(EngineKind::Epoll)),
+            (EngineChoice::Epoll,   choose(EngineChoice::Epoll, refused),   Some(EngineKind::Epoll)),
+            (EngineChoice::IoUring, choose(EngineChoice::IoUring, granted), Some(EngineKind::IoUring)),
+            (EngineChoice::IoUring, choose(EngineChoice::IoUring, refused), None),
+        ];
+        for (wanted, chosen, expected) in cases {
+            assert_eq!(chosen.ok(), expected, "{wanted:?}");
+        }
     }
 }

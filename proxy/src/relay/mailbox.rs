@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::relay::balance::Move;
 use crate::relay::session::Session;
 
 /// What a shard is asked to do.
@@ -17,6 +18,8 @@ pub(super) enum Letter {
     Adopt(Box<Session>),
     /// Instances have other seats, or the proxy stops: look whose sessions must leave.
     Look,
+    /// Give sessions to other shards.
+    Give(Move),
     /// End the thread. Sent once there is no session any more.
     Stop,
 }

@@ -44,8 +44,17 @@ impl Side {
 struct Way {
     /// Read from the one side, not taken by the other.
     rest: Rest,
+    /// Whether an engine has bytes that were read, and are neither sent nor in the rest.
+    in_flight: bool,
     /// Whether there is anything more to read, and what ended it.
     source: Source,
+}
+
+impl Way {
+    /// Whether everything that was read is sent.
+    fn is_clear(&self) -> bool {
+        self.rest.is_empty() && !self.in_flight
+    }
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +133,30 @@ impl Pair {
         self.from(to.other()).rest.sent(bytes);
     }
 
+    /// Takes what waits for the side, to be sent without another copy.
+    pub(super) fn take_rest(&mut self, to: Side) -> Rest {
+        std::mem::take(&mut self.from(to.other()).rest)
+    }
+
+    /// Puts back what the side did not take of [`Self::take_rest`], before what came since.
+    pub(super) fn put_back(&mut self, to: Side, mut rest: Rest) {
+        let way = self.from(to.other());
+        if !matches!(way.source, Source::Over) {
+            rest.append(way.rest.unsent());
+            way.rest = rest;
+        }
+    }
+
+    /// Whether an engine has bytes for the side that are neither sent nor kept here.
+    pub(super) fn set_in_flight(&mut self, to: Side, in_flight: bool) {
+        self.from(to.other()).in_flight = in_flight;
+    }
+
+    /// Whether the side takes nothing any more: what comes for it is thrown away.
+    pub(super) fn is_over(&self, to: Side) -> bool {
+        matches!(self.ways[to.other().index()].source, Source::Over)
+    }
+
     /// The side said its last byte, or its connection broke.
     pub(super) fn ended(&mut self, side: Side, error: Option<io::Error>) {
         let way = self.from(side);
@@ -147,7 +180,7 @@ impl Pair {
     /// What follows from all that was told.
     pub(super) fn next(&mut self) -> Next {
         let downwards = &mut self.ways[Side::Server.index()];
-        if downwards.rest.is_empty() {
+        if downwards.is_clear() {
             match std::mem::take(&mut downwards.source) {
                 Source::Ended | Source::Failed(_) if self.client_closed => {
                     return Next::End(Ended::ByClient);
@@ -158,7 +191,7 @@ impl Pair {
             }
         }
         let upwards = &mut self.ways[Side::Client.index()];
-        if upwards.rest.is_empty() {
+        if upwards.is_clear() {
             match std::mem::take(&mut upwards.source) {
                 Source::Failed(error) => return Next::End(Ended::ClientFailed(error)),
                 Source::Ended => {

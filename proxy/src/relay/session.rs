@@ -38,6 +38,8 @@ pub(super) enum Fate {
     Ended(Ended),
     /// The proxy ends it.
     Dismissed(SessionError),
+    /// Another shard takes it: the one of this index.
+    Moved(usize),
 }
 
 /// A session that is over, whose client has to be told.
@@ -105,6 +107,7 @@ impl Session {
         let outcome = match fate {
             Fate::Ended(ended) => outcome(ended, heard, &self.target),
             Fate::Dismissed(why) => Err(why),
+            Fate::Moved(_) => unreachable!("a session that moves does not part"),
         };
         let Self { sockets: [client, _server], pair, target, listener, open, .. } = self;
         let reason = match outcome {

@@ -16,6 +16,7 @@ use dugong_topology::Topology;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::SessionError;
+use crate::relay::balance::Move;
 use crate::relay::crew::Post;
 use crate::relay::engine::{Bell, Engine, Key, Sessions};
 use crate::relay::mailbox::Letter;
@@ -25,6 +26,9 @@ use crate::watch::Topologies;
 
 /// Sessions that are looked at between two turns of the engine.
 const STRETCH: usize = 64;
+
+/// Turns between two looks at the processor's clock: that is a system call.
+const TURNS: u32 = 64;
 
 /// What a shard can reach besides its sessions.
 #[derive(Clone)]
@@ -68,19 +72,33 @@ impl Judge {
     }
 }
 
+/// Sessions on their way to another shard.
+struct Giving {
+    /// The next session to be looked at.
+    next: Key,
+    /// Grows by the sessions to give with each that there is; one goes whenever it reaches all.
+    due: usize,
+    /// Sessions that there were when it began.
+    all: usize,
+    what: Move,
+}
+
 pub(super) struct Shard<E: Engine> {
     engine: E,
     sessions: Sessions<E::State>,
     around: Surroundings,
     /// The next session to be looked at; none: all have been.
     walk: Option<Key>,
+    giving: Option<Giving>,
+    /// Turns since the processor time was told.
+    turns: u32,
     stopped: bool,
 }
 
 impl<E: Engine> Shard<E> {
     pub(super) fn new(engine: E, around: Surroundings) -> Self {
         let sessions = Sessions::new(around.own().tally.clone());
-        Self { engine, sessions, around, walk: None, stopped: false }
+        Self { engine, sessions, around, walk: None, giving: None, turns: 0, stopped: false }
     }
 
     /// Serves until it is told to stop.
@@ -90,7 +108,8 @@ impl<E: Engine> Shard<E> {
     /// The engine cannot wait any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
         while !self.stopped {
-            let wait = self.walk.map(|_| Duration::ZERO);
+            let busy = self.walk.is_some() || self.giving.is_some();
+            let wait = busy.then_some(Duration::ZERO);
             let bell = self.engine.turn(&mut self.sessions, wait)?;
             self.let_go();
             if bell == Bell::Rang {
@@ -98,6 +117,14 @@ impl<E: Engine> Shard<E> {
             }
             if let Some(from) = self.walk {
                 self.walk_on(from);
+            }
+            if let Some(giving) = self.giving.take() {
+                self.give(giving);
+            }
+            self.turns += 1;
+            if self.turns == TURNS {
+                self.turns = 0;
+                self.around.own().tell_time();
             }
         }
         Ok(())
@@ -108,12 +135,15 @@ impl<E: Engine> Shard<E> {
         while let Some(key) = self.sessions.done.pop() {
             let mut session = self.sessions.remove(key);
             self.around.own().left();
-            let Some(fate) = session.fate.take() else {
-                unreachable!("an engine gives nothing up without a reason");
-            };
-            if let Some(parted) = session.part(*fate) {
-                // The control side is gone only when the process ends.
-                let _ = self.around.parted.send(parted);
+            match session.fate.take().map(|fate| *fate) {
+                None => unreachable!("an engine gives nothing up without a reason"),
+                Some(Fate::Moved(to)) => self.around.posts[to].adopt(session),
+                Some(fate @ (Fate::Ended(_) | Fate::Dismissed(_))) => {
+                    if let Some(parted) = session.part(fate) {
+                        // The control side is gone only when the process ends.
+                        let _ = self.around.parted.send(parted);
+                    }
+                }
             }
         }
     }
@@ -123,6 +153,9 @@ impl<E: Engine> Shard<E> {
             match letter {
                 Letter::Adopt(session) => self.adopt(session),
                 Letter::Look => self.walk = Some(0),
+                Letter::Give(what) => {
+                    self.giving = Some(Giving { next: 0, due: 0, all: 0, what });
+                }
                 Letter::Stop => self.stopped = true,
             }
         }
@@ -150,6 +183,30 @@ impl<E: Engine> Shard<E> {
             }
         }
         self.walk = (until < end).then_some(until);
+        self.let_go();
+    }
+
+    /// Gives the next few sessions away, evenly spread over all: nobody knows which ones are busy.
+    fn give(&mut self, mut giving: Giving) {
+        let Giving { next, due, all, what } = &mut giving;
+        if *next == 0 {
+            *all = self.sessions.all.len();
+        }
+        let end = self.sessions.all.capacity();
+        let until = end.min(*next + STRETCH);
+        for key in *next..until {
+            if self.sessions.all.contains(key) {
+                *due += what.sessions;
+                if *due >= *all {
+                    *due -= *all;
+                    self.engine.release(key, Fate::Moved(what.to), &mut self.sessions);
+                }
+            }
+        }
+        *next = until;
+        if until < end {
+            self.giving = Some(giving);
+        }
         self.let_go();
     }
 

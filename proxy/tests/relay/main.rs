@@ -17,6 +17,7 @@ mod postgres;
 mod proxy;
 mod psql;
 
+mod engines;
 mod failover;
 mod handshake;
 mod hold;

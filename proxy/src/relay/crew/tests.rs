@@ -15,6 +15,7 @@ use super::*;
 use crate::cancel::Cancels;
 use crate::error::SessionError;
 use crate::metrics::Gauges;
+use crate::relay::balance::Move;
 use crate::relay::session::Terms;
 use crate::route::{Seat, Target};
 use crate::session::follower::Follower;
@@ -37,11 +38,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(threads: usize) -> Self {
+    fn new(engine: EngineChoice, threads: usize) -> Self {
         let (board, topologies) = Board::new();
         let (stage, shutdown) = Shutdown::new();
         let (parted, partings) = unbounded_channel();
-        let crew = Arc::new(Crew::start(threads, &topologies, &shutdown, &parted).unwrap());
+        let crew = Arc::new(Crew::start(threads, engine, &topologies, &shutdown, &parted).unwrap());
         let herald = Arc::clone(&crew);
         // Ends with the runtime of its test.
         tokio::spawn(async move { herald.herald(topologies, shutdown).await });
@@ -136,42 +137,94 @@ async fn read_in_pieces(from: &mut ReadHalf<'_>, mut dice: Dice) -> Vec<u8> {
     }
 }
 
-#[tokio::test]
-async fn no_byte_is_lost_or_changed_however_the_streams_are_cut() {
-    let bench = Bench::new(2);
+/// Both sides send and read at random; the client closes first.
+async fn exchange(bench: &Bench, seed: u64) {
+    let mut dice = Dice(seed);
+    let [spoken, asked, said] =
+        [5_000, 900_000, 900_000].map(|most| dice.below(most)).map(|count| dice.bytes(count));
+    let (mut client, mut server) = bench.session(Listener::Write, &spoken).await;
+    let (mut client_reads, mut client_writes) = client.split();
+    let (mut server_reads, mut server_writes) = server.split();
+    let client_side = async {
+        let sending = async {
+            send_in_pieces(&mut client_writes, &asked, Dice(seed + 100)).await;
+            client_writes.shutdown().await.unwrap();
+        };
+        tokio::join!(read_in_pieces(&mut client_reads, Dice(seed + 200)), sending).0
+    };
+    let server_side = async {
+        let sending = send_in_pieces(&mut server_writes, &said, Dice(seed + 300));
+        let reading = read_in_pieces(&mut server_reads, Dice(seed + 400));
+        let (read, ()) = tokio::join!(reading, sending);
+        // Only now: a server that closes first ends the session.
+        server_writes.shutdown().await.unwrap();
+        read
+    };
+    let both = async { tokio::join!(client_side, server_side) };
+    let (client_read, server_read) = within("the exchange", both).await;
+    assert!(server_read == asked, "seed {seed}: what the server got");
+    assert!(client_read == [spoken, said].concat(), "seed {seed}: what the client got");
+}
+
+async fn no_byte_is_lost_or_changed_however_the_streams_are_cut(engine: EngineChoice) {
+    let bench = Bench::new(engine, 2);
     for seed in 0..12 {
-        let mut dice = Dice(seed);
-        let [spoken, asked, said] =
-            [5_000, 900_000, 900_000].map(|most| dice.below(most)).map(|count| dice.bytes(count));
-        let (mut client, mut server) = bench.session(Listener::Write, &spoken).await;
-        let (mut client_reads, mut client_writes) = client.split();
-        let (mut server_reads, mut server_writes) = server.split();
-        let client_side = async {
-            let sending = async {
-                send_in_pieces(&mut client_writes, &asked, Dice(seed + 100)).await;
-                client_writes.shutdown().await.unwrap();
-            };
-            tokio::join!(read_in_pieces(&mut client_reads, Dice(seed + 200)), sending).0
-        };
-        let server_side = async {
-            let sending = send_in_pieces(&mut server_writes, &said, Dice(seed + 300));
-            let reading = read_in_pieces(&mut server_reads, Dice(seed + 400));
-            let (read, ()) = tokio::join!(reading, sending);
-            // Only now: a server that closes first ends the session.
-            server_writes.shutdown().await.unwrap();
-            read
-        };
-        let exchange = async { tokio::join!(client_side, server_side) };
-        let (client_read, server_read) = within("the exchange", exchange).await;
-        assert!(server_read == asked, "seed {seed}: what the server got");
-        assert!(client_read == [spoken, said].concat(), "seed {seed}: what the client got");
+        exchange(&bench, seed).await;
     }
     within("all sessions end", bench.gauges.deserted()).await;
 }
 
-#[tokio::test]
-async fn a_client_that_reads_nothing_stops_its_own_server_and_nobody_else() {
-    let bench = Bench::new(1);
+async fn sessions_change_their_thread_and_lose_no_byte(engine: EngineChoice) {
+    let bench = Bench::new(engine, 3);
+    let exchanges = async {
+        tokio::join!(
+            exchange(&bench, 1),
+            exchange(&bench, 2),
+            exchange(&bench, 3),
+            exchange(&bench, 4),
+            exchange(&bench, 5),
+        )
+    };
+    let mut moves = 0_usize;
+    let moving = async {
+        loop {
+            let (from, to) = (moves % 3, (moves + 1) % 3);
+            let what = Move { from, to, sessions: 1 + moves % 2 };
+            bench.crew.posts[from].mailbox.send(Letter::Give(what));
+            moves += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = exchanges => (),
+        () = moving => unreachable!("it goes on for ever"),
+    }
+    assert!(moves > 5, "there was time to move");
+    within("all sessions end", bench.gauges.deserted()).await;
+}
+
+async fn sessions_are_given_evenly_and_quiet_ones_go_on(engine: EngineChoice) {
+    let bench = Bench::new(engine, 3);
+    let mut ends = Vec::new();
+    for _ in 0..90 {
+        ends.push(bench.session(Listener::Write, b"").await);
+    }
+    let what = Move { from: 0, to: 2, sessions: 30 };
+    bench.crew.posts[0].mailbox.send(Letter::Give(what));
+    let moved = async {
+        while bench.crew.sessions() != [60, 0, 30] {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within("a third has moved", moved).await;
+    for (client, server) in &mut ends {
+        client.write_all(b"?").await.unwrap();
+        within("the question", server.read_exact(&mut [0])).await.unwrap();
+    }
+}
+
+async fn a_client_that_reads_nothing_stops_its_own_server_and_nobody_else(engine: EngineChoice) {
+    let bench = Bench::new(engine, 1);
     let (mut slow, mut flooding) = bench.session(Listener::Write, b"").await;
     let (mut quick, mut answering) = bench.session(Listener::Read, b"").await;
     let chunk = vec![1; 64 * 1024];
@@ -199,9 +252,8 @@ async fn a_client_that_reads_nothing_stops_its_own_server_and_nobody_else() {
     assert_eq!(arrived, pushed, "nothing is lost, nothing is said twice");
 }
 
-#[tokio::test]
-async fn who_closes_first_decides_how_a_session_ends() {
-    let mut bench = Bench::new(1);
+async fn who_closes_first_decides_how_a_session_ends(engine: EngineChoice) {
+    let mut bench = Bench::new(engine, 1);
     let (client, mut server) = bench.session(Listener::Write, WELCOME).await;
     drop(client);
     let mut rest = Vec::new();
@@ -218,10 +270,9 @@ async fn who_closes_first_decides_how_a_session_ends() {
     within("its place is free", bench.gauges.deserted()).await;
 }
 
-#[tokio::test]
-async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs() {
+async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs(engine: EngineChoice) {
     const SESSIONS: usize = 300;
-    let mut bench = Bench::new(2);
+    let mut bench = Bench::new(engine, 2);
     let mut ends = Vec::new();
     for _ in 0..SESSIONS {
         ends.push(bench.session(Listener::Write, WELCOME).await);
@@ -249,9 +300,8 @@ async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs() {
     assert!(matches!(parted.why, SessionError::Leave(_)), "one that came too late goes, too");
 }
 
-#[tokio::test]
-async fn what_the_client_did_not_take_yet_goes_before_the_last_word() {
-    let mut bench = Bench::new(1);
+async fn what_the_client_did_not_take_yet_goes_before_the_last_word(engine: EngineChoice) {
+    let mut bench = Bench::new(engine, 1);
     // More than the kernel keeps for one connection; whole messages, so that something may follow.
     let row: Vec<u8> = b"D\0\x01\0\x04".iter().copied().chain([7; 0x1_0000]).collect();
     let said = row.repeat(512);
@@ -265,3 +315,25 @@ async fn what_the_client_did_not_take_yet_goes_before_the_last_word() {
     within("what was sent", slow.read_to_end(&mut taken)).await.unwrap();
     assert!([taken, parted.unsent].concat() == said, "nothing is lost, nothing is said twice");
 }
+
+/// Each claim, for each engine.
+macro_rules! with_both_engines {
+    ($($claim:ident),* $(,)?) => {
+        mod epoll {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::EngineChoice::Epoll).await })*
+        }
+        mod io_uring {
+            $(#[tokio::test] async fn $claim() { super::$claim(super::EngineChoice::IoUring).await })*
+        }
+    };
+}
+
+with_both_engines![
+    no_byte_is_lost_or_changed_however_the_streams_are_cut,
+    sessions_change_their_thread_and_lose_no_byte,
+    sessions_are_given_evenly_and_quiet_ones_go_on,
+    a_client_that_reads_nothing_stops_its_own_server_and_nobody_else,
+    who_closes_first_decides_how_a_session_ends,
+    a_failover_parts_with_every_session_and_loses_no_byte_of_theirs,
+    what_the_client_did_not_take_yet_goes_before_the_last_word,
+];
