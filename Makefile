@@ -7,7 +7,7 @@ help:
 	@echo 'make demo       install what is missing, build, run a cluster of three on this machine'
 	@echo 'make test       install what the tests need, run every test against real servers, simulate'
 	@echo 'make simulate   clusters in virtual time, with new faults, until a promise breaks or Ctrl-C'
-	@echo 'make model      every interleaving of a cluster of three with two faults (hours), then of four (30 minutes)'
+	@echo 'make model      a cluster of three with every two faults, to the end, then one of four, for 30 minutes'
 	@echo 'make partition  a cluster on hosts of its own (network namespaces; root), and a nemesis between them:'
 	@echo '                SECONDS_RUN=180, SEED=any one'
 	@echo 'make build      build the programs (target/release)'
@@ -35,8 +35,8 @@ simulate:
 	cargo run --release --package dugong-simulator -- --runs 100000000 --first-seed $$(date +%s)000
 
 model:
-	cargo run --release --package dugong-model -- --faults 2 --one-by-one
-	cargo run --release --package dugong-model -- --instances 4 --minutes 30
+	cargo run --release --package dugong-model -- --faults 2 --grain swift --one-by-one
+	cargo run --release --package dugong-model -- --instances 4 --faults 2 --grain swift --minutes 30
 
 SECONDS_RUN ?= 180
 

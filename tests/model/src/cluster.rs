@@ -33,10 +33,12 @@ pub(crate) struct Scope {
 /// How fine interleavings are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Grain {
-    /// Every controller reads the store at its own time.
+    /// Everything: every controller reads the store at its own time.
     Fine,
-    /// Every controller that reaches the store reads each change at once.
+    /// Every controller that reaches the store reads each change at once. Its words take time.
     Coarse,
+    /// The store takes at once, too, what one says of itself. Only what is declared takes time.
+    Swift,
 }
 
 /// What may happen next.
@@ -110,7 +112,7 @@ impl Cluster {
             Some(controller) => {
                 let reaches = world.reaches_store(node);
                 let runs = world.controller_runs(node);
-                if reaches && controller.word.is_some() {
+                if reaches && controller.word.is_some() && self.scope.grain != Grain::Swift {
                     steps.push(Step::Word(node));
                 }
                 if reaches && controller.declared.is_some() {
@@ -188,6 +190,13 @@ impl Cluster {
             }
             at_rest.clone_from(&world.nodes);
             world.drop_dead_links();
+            if self.scope.grain == Grain::Swift {
+                for node in world.all() {
+                    if world.has_word(node) && world.reaches_store(node) {
+                        world.take_word(node);
+                    }
+                }
+            }
             let listens = |node: &usize| {
                 world.controller_runs(*node)
                     && world.reaches_store(*node)
@@ -195,7 +204,7 @@ impl Cluster {
             };
             let listeners: Vec<usize> = match self.scope.grain {
                 Grain::Fine => Vec::new(),
-                Grain::Coarse => world.all().filter(listens).collect(),
+                Grain::Coarse | Grain::Swift => world.all().filter(listens).collect(),
             };
             if listeners.is_empty() && world.all().all(|node| world.is_as_in(&at_rest, node)) {
                 return;

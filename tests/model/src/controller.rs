@@ -46,6 +46,11 @@ impl World {
         }
     }
 
+    /// Whether an instance says something that the store does not know.
+    pub(crate) fn has_word(&self, node: usize) -> bool {
+        self.nodes[node].controller.as_ref().is_some_and(|controller| controller.word.is_some())
+    }
+
     /// The store takes what an instance says of itself.
     pub(crate) fn take_word(&mut self, node: usize) {
         let (now, epoch) = (self.now, self.nodes[node].epoch);

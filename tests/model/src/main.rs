@@ -18,6 +18,7 @@ mod supervisor;
 mod trouble;
 mod world;
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::thread;
@@ -55,7 +56,7 @@ struct Arguments {
     /// At most so many writes of clients at any moment, beside one in every second
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
     writes: u8,
-    /// Whether every controller reads the store at its own time
+    /// What takes time of its own, between a controller and the store
     #[arg(long, value_enum, default_value_t = Grain::Coarse)]
     grain: Grain,
     /// Stop after so many minutes, with what was explored until then
@@ -136,19 +137,65 @@ fn explore(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bugs: arguments.bug.iter().map(bug).collect::<anyhow::Result<_>>()?,
     };
     if !arguments.one_by_one {
-        return explore_scope(scope, arguments);
+        return Ok(explore_scope(scope, arguments)?.0);
     }
+    let mut all = Explored::default();
     for (done, fault) in scope.first.iter().enumerate() {
         writeln!(io::stdout(), "{} of {}: first {fault}", done + 1, scope.first.len())?;
         let part = Scope { first: vec![*fault], ..scope.clone() };
-        if explore_scope(part, arguments)? != ExitCode::SUCCESS {
-            return Ok(ExitCode::FAILURE);
+        let (code, explored) = explore_scope(part, arguments)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
         }
+        all = all.and(explored);
     }
+    writeln!(io::stdout(), "all of them: {all}")?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn explore_scope(scope: Scope, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// How much was explored.
+#[derive(Clone, Copy, Default)]
+struct Explored {
+    states: usize,
+    different: usize,
+    deepest: usize,
+    time: Duration,
+}
+
+impl Explored {
+    fn by(checker: &impl Checker<Cluster>, begun: Instant) -> Self {
+        Self {
+            states: checker.state_count(),
+            different: checker.unique_state_count(),
+            deepest: checker.max_depth(),
+            time: begun.elapsed(),
+        }
+    }
+
+    /// Two explorations, neither of which knows the other's states.
+    fn and(self, other: Self) -> Self {
+        Self {
+            states: self.states + other.states,
+            different: self.different + other.different,
+            deepest: self.deepest.max(other.deepest),
+            time: self.time + other.time,
+        }
+    }
+}
+
+impl fmt::Display for Explored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { states, different, deepest, time } = self;
+        let seconds = time.as_secs();
+        write!(
+            f,
+            "{states} states, {different} of them different, at most {deepest} steps deep, in \
+             {seconds} s"
+        )
+    }
+}
+
+fn explore_scope(scope: Scope, arguments: &Arguments) -> anyhow::Result<(ExitCode, Explored)> {
     let mut builder = checker_of(scope, arguments.threads)?;
     if let Some(minutes) = arguments.minutes {
         builder = builder.timeout(Duration::from_secs(minutes * 60));
@@ -190,18 +237,19 @@ fn prove(threads: usize) -> anyhow::Result<ExitCode> {
 }
 
 /// Shows how far it is, then how it ended.
-fn watch(checker: &impl Checker<Cluster>) -> anyhow::Result<ExitCode> {
+fn watch(checker: &impl Checker<Cluster>) -> anyhow::Result<(ExitCode, Explored)> {
     let begun = Instant::now();
     let mut told = begun;
     while !checker.is_done() {
         thread::sleep(Duration::from_millis(20));
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            progress(checker, begun)?;
+            writeln!(io::stdout(), "{}", Explored::by(checker, begun))?;
         }
     }
-    progress(checker, begun)?;
+    let explored = Explored::by(checker, begun);
     let mut out = io::stdout();
+    writeln!(out, "{explored}")?;
     let mut broken = false;
     let discoveries = checker.discoveries();
     for property in checker.model().properties() {
@@ -223,18 +271,7 @@ fn watch(checker: &impl Checker<Cluster>) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-fn progress(checker: &impl Checker<Cluster>, begun: Instant) -> io::Result<()> {
-    writeln!(
-        io::stdout(),
-        "{} states, {} of them different, at most {} steps deep, in {} s",
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth(),
-        begun.elapsed().as_secs()
-    )
+    Ok((if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }, explored))
 }
 
 /// The way to a state.
