@@ -46,7 +46,7 @@ pub struct Options {
     /// A member of etcd; repeat it [default: port 2379 of each instance's machine].
     #[arg(long = "etcd", value_name = "URL")]
     pub etcd: Vec<String>,
-    /// From where clients may connect to PostgreSQL, by TLS; repeat it. The instances may anyway.
+    /// From where clients may connect to PostgreSQL, by TLS; repeat it. Instances and proxies may anyway.
     #[arg(long = "network", value_name = "NETWORK")]
     pub networks: Vec<Network>,
     /// The address of a proxy that is on none of the instances' machines; repeat it.

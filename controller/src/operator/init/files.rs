@@ -83,14 +83,13 @@ impl<'a> Plan<'a> {
         let folder = self.config_dir(id);
         let path = |name: &str| quoted(&format!("{folder}/{name}"));
         let listen = |port| quoted(&at(machine, port));
-        let addresses = || instances.iter().filter_map(|m| m.host.parse::<IpAddr>().ok());
+        let addresses = instances.iter().filter_map(|m| m.host.parse::<IpAddr>().ok());
         let mut from = networks.clone();
-        for address in addresses() {
+        for address in addresses.chain(proxies.iter().copied()) {
             if !from.iter().any(|network| network.contains(address)) {
                 from.push(Network::of(address));
             }
         }
-        let plain = addresses().chain(proxies.iter().copied()).map(Network::of);
         let members = instances.iter().map(|m| format!("http://{}", at(m, ETCD_PORT)));
         let etcd = if etcd.is_empty() { members.collect() } else { etcd.clone() };
         // Of an etcd with TLS nothing is known here but that it needs one.
@@ -109,7 +108,6 @@ impl<'a> Plan<'a> {
                 ("count", instances.len().to_string()),
                 ("postgres_listen", listen(POSTGRES_PORT)),
                 ("networks", list(from.iter().map(ToString::to_string))),
-                ("plain_networks", list(plain.map(|network| network.to_string()))),
                 ("cert", path(&format!("{id}.crt"))),
                 ("key", path(&format!("{id}.key"))),
                 ("ca", path("ca.crt")),
@@ -153,6 +151,8 @@ impl<'a> Plan<'a> {
                 file.clone(),
                 ("controllers", list(controllers)),
                 ("ca", path("ca.crt")),
+                ("cert", path("proxy.crt")),
+                ("key", path("proxy.key")),
                 ("read_token", path("read-token")),
             ],
         );

@@ -93,9 +93,12 @@ fn what_is_written_is_understood() {
     assert_eq!(config.postgres.tls.unwrap().key, Path::new("/etc/dugong/pg-3.key"));
     let shown = |networks: &[Network]| networks.iter().map(ToString::to_string).collect::<Vec<_>>();
     // 10.0.0.2 and 10.0.0.3 are in the network that was named.
-    assert_eq!(shown(&config.postgres.networks), ["10.0.0.2/31", "10.0.0.1/32"]);
-    let plain = ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32", "10.0.0.10/32"];
-    assert_eq!(shown(&config.postgres.plain_networks), plain);
+    assert_eq!(shown(&config.postgres.networks), ["10.0.0.2/31", "10.0.0.1/32", "10.0.0.10/32"]);
+    assert_eq!(shown(&config.postgres.plain_networks), [""; 0], "nobody comes in clear");
+    let proxy: toml::Table =
+        fs::read_to_string(out.join("proxy/proxy.toml")).unwrap().parse().unwrap();
+    assert_eq!(proxy["server_tls"].as_str(), Some("verify-full"));
+    assert_eq!(proxy["server_ca"].as_str(), Some("/etc/dugong-proxy/ca.crt"));
     assert_eq!(config.http.listen.to_string(), "10.0.0.3:8008");
     let tls = config.http.tls.unwrap();
     assert_eq!(tls.cert, Path::new("/etc/dugong/pg-3.crt"));
