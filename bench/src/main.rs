@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results, and how far it is")]
 
 mod account;
+mod answer;
 mod failover;
 mod limits;
 mod proxies;
@@ -28,6 +29,9 @@ enum Bench {
     Failover(failover::Options),
     /// What a proxy costs: ours, its peers and floors, side by side.
     Proxies(proxies::Options),
+    /// A server for `proxies` that only greets.
+    #[command(hide = true)]
+    Answer(answer::Options),
     /// One floor of `proxies`.
     #[command(hide = true)]
     Relay(relay::Options),
@@ -43,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
         Bench::Failover(options) => failover::run(&options).await,
         Bench::Proxies(options) => proxies::run(&options),
+        Bench::Answer(options) => answer::run(&options).await,
         Bench::Relay(options) => relay::run(&options),
         Bench::Watchers(options) => watchers::run(&options).await,
         Bench::FollowTopologies(following) => watchers::follow(&following).await,

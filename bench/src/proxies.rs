@@ -8,9 +8,15 @@
 //! Read [`contenders`] and [`workloads`] first: who, and what. [`measure`] is one measurement,
 //! [`results`] what all of them come to.
 
+mod calls;
 mod contenders;
+mod files;
+mod goals;
+mod idle;
+mod machine;
 mod measure;
 mod pgbench;
+mod plots;
 mod postgres;
 mod process;
 mod results;
@@ -18,7 +24,7 @@ mod tables;
 mod wire;
 mod workloads;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -26,10 +32,12 @@ use clap::Args;
 
 use crate::limits::raise_file_limit;
 use crate::proxies::contenders::{Contender, Programs, Running, Stage};
+use crate::proxies::files::Run;
+use crate::proxies::machine::Machine;
 use crate::proxies::pgbench::Pgbench;
 use crate::proxies::postgres::Postgres;
 use crate::proxies::results::{Results, Sample};
-use crate::proxies::workloads::Workload;
+use crate::proxies::workloads::{Work, Workload};
 
 /// Two for each connection of the largest crowd, and some.
 const DESCRIPTORS: u64 = 20_000;
@@ -57,7 +65,7 @@ pub(crate) struct Options {
     /// A look of two minutes: the most telling workloads and contenders
     #[arg(long)]
     quick: bool,
-    /// Only workloads whose names begin so; may be repeated, or a list with commas
+    /// Only workloads (`calls` and `idle` among them) whose names begin so; a list with commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Only contenders whose names begin so, and `direct`; a list with commas
@@ -69,6 +77,9 @@ pub(crate) struct Options {
     /// Another one of ours to compare with, as the contenders `before-…`
     #[arg(long, value_name = "FILE")]
     before: Option<PathBuf>,
+    /// A folder for the results [default: one of bench/results, when everything is measured]
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
     /// How many times each is measured [default: 3; 2 with --quick]
     #[arg(long)]
     rounds: Option<usize>,
@@ -77,7 +88,34 @@ pub(crate) struct Options {
     seconds: Option<u64>,
 }
 
+/// What can be chosen beside the workloads of the rounds.
+const CALLS: &str = "calls";
+const IDLE: &str = "idle";
+
+/// Where system calls are counted.
+const CALLS_OF: [&str; 2] = ["select-1", "select-32"];
+
 impl Options {
+    /// Whether something beside the rounds is asked for.
+    fn counts(&self) -> bool {
+        [CALLS, IDLE].into_iter().any(|name| self.wants(name))
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        match (self.only.is_empty(), self.quick) {
+            (true, quick) => !quick,
+            (false, _) => self.only.iter().any(|word| name.starts_with(word)),
+        }
+    }
+
+    /// Where the results are written; nowhere unless everything was measured, or it is said.
+    fn into(&self, machine: &Machine) -> Option<PathBuf> {
+        let everything = self.only.is_empty() && self.contenders.is_empty() && !self.quick;
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+        let own = folder.join(format!("{}-{}", machine.date, machine.name));
+        self.into.clone().or_else(|| everything.then_some(own))
+    }
+
     fn workloads(&self) -> Vec<&'static Workload> {
         let quick = QUICK.map(str::to_owned);
         let wanted = match (self.only.is_empty(), self.quick) {
@@ -114,41 +152,84 @@ fn chosen<T>(
 
 /// Measures, and reports.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let begun = Instant::now();
     let connections = raise_file_limit(DESCRIPTORS)?.saturating_sub(SPARE) / 2;
     let programs = Programs::find(options.proxy.as_deref(), options.before.as_deref())?;
     let (workloads, field) = (options.workloads(), options.field(&programs));
-    ensure!(!workloads.is_empty(), "no workload begins with any of {:?}", options.only);
+    ensure!(!workloads.is_empty() || options.counts(), "nothing begins with {:?}", options.only);
     let postgres = Postgres::start()?;
-    let (bin, folder) = (postgres.bin.clone(), postgres.folder().to_owned());
-    let pgbench = Pgbench { bin, folder };
     let stage = Stage { programs, folder: postgres.folder().to_owned(), connections };
+    let machine = Machine::look(&postgres, &stage);
     let start = |contender: &Contender| stage.start(*contender, postgres.port);
     let running = field.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+    let pgbench = Pgbench { bin: postgres.bin.clone(), folder: stage.folder.clone() };
 
+    let mut results = Results::default();
+    measure_rounds(options, &workloads, &running, &pgbench, &mut results)?;
+    if options.wants(CALLS) {
+        count_calls(&running, &pgbench, &mut results)?;
+    }
+    if options.wants(IDLE) {
+        for contender in field.iter().copied().filter(|contender| idle::takes(*contender)) {
+            eprintln!("idle connections of {contender}");
+            results.idle.extend(idle::measure(contender, &stage)?);
+        }
+    }
+    let how = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let run = Run {
+        machine: &machine,
+        workloads: &workloads,
+        field: &field,
+        results: &results,
+        how: format!("dugong-bench {how}"),
+    };
+    println!("{}", run.tables());
+    if let Some(folder) = options.into(&machine) {
+        run.write(&folder)?;
+        println!("written to {}", folder.display());
+    }
+    Ok(())
+}
+
+fn measure_rounds(
+    options: &Options,
+    workloads: &[&'static Workload],
+    running: &[Running],
+    pgbench: &Pgbench,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 }).max(1);
     let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { 2 });
-    let mut results = Results::default();
     for round in 0..rounds {
-        for workload in &workloads {
-            eprint!(
-                "{:>5.0} s  round {} of {rounds}  {}",
-                begun.elapsed().as_secs_f64(),
-                round + 1,
-                workload.name
-            );
-            for running in rotated(&running, round, workload) {
+        for workload in workloads {
+            let (past, number) = (begun.elapsed().as_secs(), round + 1);
+            eprint!("{past:>4} s  round {number} of {rounds}  {}", workload.name);
+            for running in rotated(running, round, workload) {
                 eprint!(".");
                 let time = Duration::from_secs(seconds);
-                let measured = measure::measure(workload, running, &pgbench, time)?;
+                let measured = measure::measure(workload, running, pgbench, time)?;
                 let (workload, contender) = (workload.name, running.contender);
                 results.samples.push(Sample { workload, contender, round, measured });
             }
             eprintln!();
         }
     }
-    for workload in &workloads {
-        println!("{}", tables::of_workload(workload, &results.rows(workload, &field)));
+    Ok(())
+}
+
+/// System calls of everybody at the workloads that the goals are about.
+fn count_calls(
+    running: &[Running],
+    pgbench: &Pgbench,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    for workload in workloads::ALL.iter().filter(|workload| CALLS_OF.contains(&workload.name)) {
+        let Work::Pgbench(load) = workload.work else { continue };
+        let traced = running.iter().filter(|running| running.process.is_some());
+        for running in traced.filter(|running| workload.takes(running.contender)) {
+            eprintln!("system calls of {}, {}", running.contender, workload.name);
+            results.calls.push(calls::count(running, workload.name, &load, pgbench)?);
+        }
     }
     Ok(())
 }

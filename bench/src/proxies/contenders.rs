@@ -141,6 +141,10 @@ fn engine_name(engine: Engine) -> &'static str {
     }
 }
 
+/// What peers are told, beside ports and the number of threads.
+pub(crate) const SETTINGS: &[(&str, &str)] =
+    &[("HAProxy", haproxy::SETTINGS), ("PgBouncer", pgbouncer::SETTINGS)];
+
 /// A contender that runs.
 pub(crate) struct Running {
     pub(crate) contender: Contender,

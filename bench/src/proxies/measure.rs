@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 
 use crate::proxies::contenders::Running;
-use crate::proxies::pgbench::{Connections, Load, Pgbench};
+use crate::proxies::pgbench::{Connections, Load, Pgbench, Until};
 use crate::proxies::wire::Client;
 use crate::proxies::workloads::{Unit, Work, Workload};
 
@@ -85,7 +85,7 @@ fn pgbench_alone(
         (Connections::Kept, Unit::Query) => 15_000.0,
         _ => 1_000.0,
     };
-    let outcome = pgbench.run(load, running.port, time, expected_rate)?;
+    let outcome = pgbench.run(load, running.port, Until::Time(time), expected_rate)?;
     ensure!(outcome.transactions > 0.0, "not one transaction within {time:?}");
     let each = f64::from(load.script.queries());
     let at = |share: f64| quantile(&outcome.latencies, share);

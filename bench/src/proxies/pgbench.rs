@@ -74,6 +74,14 @@ pub(crate) enum Connections {
     OnePerTransaction,
 }
 
+/// When it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    Time(Duration),
+    /// When each client has done so many transactions; no latencies are written down.
+    Each(u32),
+}
+
 /// What came of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
@@ -92,23 +100,30 @@ pub(crate) struct Pgbench {
 }
 
 impl Pgbench {
-    /// Runs it at `port` for about `time`. `expected_rate` only says how many are drawn.
+    /// Runs it at `port`. `expected_rate` only says how many latencies are drawn.
     pub(crate) fn run(
         &self,
         load: &Load,
         port: u16,
-        time: Duration,
+        until: Until,
         expected_rate: f64,
     ) -> anyhow::Result<Outcome> {
         let prefix = self.folder.join("latency");
-        let seconds = time.as_secs().max(1);
         let mut command = account::command(self.bin.join("pgbench"), Account::Own)?;
         command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres", "-n"]);
         command.args(["-M", load.protocol.name(), "-c", &load.clients.to_string(), "-j", "1"]);
-        command.args(["-T", &seconds.to_string(), "--log", "--log-prefix"]).arg(&prefix);
-        let share = SAMPLES / (expected_rate * time.as_secs_f64()).max(1.0);
-        if share < 1.0 {
-            command.arg(format!("--sampling-rate={share:.4}"));
+        match until {
+            Until::Time(time) => {
+                command.args(["-T", &time.as_secs().max(1).to_string()]);
+                command.args(["--log", "--log-prefix"]).arg(&prefix);
+                let share = SAMPLES / (expected_rate * time.as_secs_f64()).max(1.0);
+                if share < 1.0 {
+                    command.arg(format!("--sampling-rate={share:.4}"));
+                }
+            }
+            Until::Each(transactions) => {
+                command.args(["-t", &transactions.to_string()]);
+            }
         }
         match load.script {
             Script::Select => command.arg("-S"),

@@ -51,6 +51,19 @@ impl Process {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
+    /// Memory that is in use and not shared with files or others, in bytes.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kibibytes.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
     /// Asks it to end, and waits for that; [`Drop`] kills one that does not.
     pub(crate) fn end_by(&mut self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::proxies::calls::Calls;
 use crate::proxies::contenders::Contender;
+use crate::proxies::idle::Idle;
 use crate::proxies::measure::Measured;
 use crate::proxies::workloads::Workload;
 
@@ -20,6 +22,8 @@ pub(crate) struct Sample {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
+    pub(crate) idle: Vec<Idle>,
+    pub(crate) calls: Vec<Calls>,
 }
 
 /// What the samples of one contender in one workload come to.

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::proxies::calls::Calls;
+use crate::proxies::idle::Idle;
 use crate::proxies::results::{Row, Spread};
 use crate::proxies::workloads::Workload;
 
@@ -30,6 +32,34 @@ pub(crate) fn of_workload(workload: &Workload, rows: &[Row]) -> String {
     });
     let lines: Vec<_> = std::iter::once(head).chain(cells).collect();
     format!("### {}: {}\n\n{}", workload.name, workload.what, table(&lines))
+}
+
+/// Memory and descriptors; none of none.
+pub(crate) fn of_idle(idle: &[Idle]) -> Option<String> {
+    let head = ["", "connections", "resident bytes each", "descriptors each"].map(str::to_owned);
+    let lines = idle.iter().map(|idle| {
+        [
+            idle.contender.to_string(),
+            idle.connections.to_string(),
+            format!("{:.0}", idle.bytes),
+            format!("{:.2}", idle.descriptors),
+        ]
+    });
+    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    (lines.len() > 1).then(|| table(&lines))
+}
+
+/// System calls, the most frequent ones by name; none of none.
+pub(crate) fn of_calls(calls: &[Calls]) -> Option<String> {
+    let head = ["", "workload", "calls per query", "of them"].map(str::to_owned);
+    let lines = calls.iter().map(|calls| {
+        let frequent = calls.by_name.iter().filter(|(_, count)| *count >= 0.02);
+        let names: Vec<_> = frequent.map(|(name, count)| format!("{name} {count:.2}")).collect();
+        let all = format!("{:.2}", calls.all);
+        [calls.contender.to_string(), calls.workload.to_owned(), all, names.join(", ")]
+    });
+    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    (lines.len() > 1).then(|| table(&lines))
 }
 
 /// A median, with how far apart the measurements are.

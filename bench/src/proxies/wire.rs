@@ -47,6 +47,11 @@ impl Client {
         Ok(client)
     }
 
+    /// Only the connection, for one that says nothing any more.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        self.socket
+    }
+
     /// Sends a query and passes over its answer; says how many bytes that had.
     pub(crate) fn query(&mut self, sql: &str) -> io::Result<u64> {
         self.send(b'Q', &[sql.as_bytes(), b"\0"].concat())?;
