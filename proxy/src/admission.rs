@@ -38,14 +38,14 @@ pub struct Admitted {
     pub claim: Option<Claim>,
 }
 
-/// Finds a server for a client, for as long as the client may wait and does.
+/// Finds a server for a client, whose startup packet is known or not, for as long as the client may wait and does.
 ///
 /// # Errors
 ///
 /// Nobody could serve it in time, too many wait, the client left, or the proxy stops.
 pub async fn admit(
     client: &mut Stream,
-    startup: &[u8],
+    startup: Option<&[u8]>,
     listener: Listener,
     shared: &Shared,
 ) -> Result<Admitted, SessionError> {
@@ -60,7 +60,7 @@ pub async fn admit(
 }
 
 async fn find(
-    startup: &[u8],
+    startup: Option<&[u8]>,
     shown: Option<&Arc<CertificateDer<'static>>>,
     listener: Listener,
     shared: &Shared,
@@ -111,7 +111,7 @@ async fn find(
 /// itself.
 async fn attempt(
     target: &Target,
-    startup: &[u8],
+    startup: Option<&[u8]>,
     shown: Option<&Arc<CertificateDer<'static>>>,
     listener: Listener,
     budget: Budget,

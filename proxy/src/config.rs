@@ -36,6 +36,7 @@ pub use crate::config::url::{ControllerUrl, ControllerUrlError, Place, Scheme};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub source: Source,
+    pub mode: Mode,
     /// Where names are looked up; none: where the system looks them up.
     pub resolvers: Vec<NameServerAddress>,
     pub listen: IpAddr,
@@ -115,6 +116,17 @@ pub enum ReadFallback {
     Refuse,
 }
 
+/// What the proxy knows of what goes through it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// PostgreSQL's messages: clients are told why a session ends
+    #[default]
+    Session,
+    /// Nothing: encrypted bytes pass through to the server
+    Tcp,
+}
+
 /// What may be said, by flag, in the environment or in the file; none: not said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
@@ -144,6 +156,9 @@ pub struct Settings {
     /// A name server to look names up with; may be repeated [default: those of /etc/resolv.conf]
     #[arg(long = "resolver", value_name = "IP[:PORT]")]
     pub resolvers: Vec<NameServerAddress>,
+    /// What the proxy knows of what goes through it [default: session]
+    #[arg(long, value_name = "WHAT")]
+    pub mode: Option<Mode>,
     /// The address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub listen: Option<IpAddr>,
@@ -289,6 +304,7 @@ impl Settings {
             controller_key: self.controller_key.or(below.controller_key),
             controller_token_file: self.controller_token_file.or(below.controller_token_file),
             resolvers: if self.resolvers.is_empty() { below.resolvers } else { self.resolvers },
+            mode: self.mode.or(below.mode),
             listen: self.listen.or(below.listen),
             write_port: self.write_port.or(below.write_port),
             read_port: self.read_port.or(below.read_port),
@@ -350,6 +366,7 @@ impl TryFrom<Settings> for Config {
         };
         let config = Self {
             source,
+            mode: said.mode.unwrap_or_default(),
             resolvers: said.resolvers,
             listen: said.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             write_port: said.write_port.unwrap_or(6432),
@@ -408,6 +425,11 @@ impl Config {
             if duration.is_zero() {
                 return Err(ConfigError::Zero { key });
             }
+        }
+        let tls =
+            [("tls_cert", self.client_tls.is_some()), ("server_tls", self.server_tls.is_some())];
+        if let Some((key, _)) = tls.into_iter().find(|(_, said)| *said && self.mode == Mode::Tcp) {
+            return Err(ConfigError::TlsPassesThrough { key });
         }
         let ports = [
             ("write_port", self.write_port),

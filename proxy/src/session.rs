@@ -24,10 +24,11 @@ use tokio::time::timeout;
 
 use crate::admission::{self, Admitted};
 use crate::cancel;
+use crate::config::Mode;
 use crate::error::SessionError;
 use crate::handshake::{self, Opening, Patience, Refused};
 use crate::listener::Listener;
-use crate::metrics;
+use crate::metrics::{self, OpenGuard};
 use crate::relay::session::{Session, Terms};
 use crate::relay::{Ended, Observer, Relay};
 use crate::route::{self, Leave, Target};
@@ -48,6 +49,40 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
         tracing::debug!(%error, "a client was gone at once");
         return;
     }
+    match shared.config.mode {
+        Mode::Session => serve_session(client, listener, place, shared).await,
+        Mode::Tcp => connect_through(client, listener, place, &shared).await,
+    }
+}
+
+/// Finds a server for a client of whom nothing is known, and makes both the crew's.
+async fn connect_through(client: TcpStream, listener: Listener, open: OpenGuard, shared: &Shared) {
+    let mut client = Stream::Plain(client);
+    let admitted = match admission::admit(&mut client, None, listener, shared).await {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            note_refusal(listener, shared, &error);
+            return;
+        }
+    };
+    // Nobody knows when the client waits for an answer: it has no part in what a standby has to do.
+    let Admitted { target, server: Server { stream: server, spoken, .. }, claim: _ } = admitted;
+    let terms = Terms { listener, target: Arc::new(target), follower: None, open };
+    match (client, server) {
+        (Stream::Plain(client), Stream::Plain(server)) => {
+            hand_over(client, server, spoken, terms, shared);
+        }
+        _ => unreachable!("a configuration with this mode has no TLS"),
+    }
+}
+
+/// Shakes hands with a client, finds a server, and relays or has the crew do it.
+async fn serve_session(
+    client: TcpStream,
+    listener: Listener,
+    place: OpenGuard,
+    shared: Arc<Shared>,
+) {
     let limit = shared.config.handshake_timeout;
     let patience = Patience { limit, shutdown: &shared.shutdown };
     let (mut client, startup) = match handshake::open(client, shared.door(listener), patience).await
@@ -61,7 +96,7 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
             return refuse(client, listener, &shared, &error).await;
         }
     };
-    let admitted = match admission::admit(&mut client, &startup, listener, &shared).await {
+    let admitted = match admission::admit(&mut client, Some(&startup), listener, &shared).await {
         Ok(admitted) => admitted,
         Err(error) => return refuse(Some(client), listener, &shared, &error).await,
     };
@@ -86,6 +121,14 @@ pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
 
 /// Turns away a client that has no server yet.
 async fn refuse(client: Option<Stream>, listener: Listener, shared: &Shared, error: &SessionError) {
+    note_refusal(listener, shared, error);
+    if let (Some(client), Some(answer)) = (client, error.answer()) {
+        dismiss(client, &answer).await;
+    }
+}
+
+/// Counts and logs it.
+fn note_refusal(listener: Listener, shared: &Shared, error: &SessionError) {
     metrics::count_reason(metrics::REJECTED, listener, error.reason());
     if matches!(error, SessionError::Client(_)) {
         tracing::debug!(%error, "a client left");
@@ -96,9 +139,6 @@ async fn refuse(client: Option<Stream>, listener: Listener, shared: &Shared, err
             "a client of the {} port was refused: {error} ({left_out} more since the last line)",
             listener.as_str(),
         );
-    }
-    if let (Some(client), Some(answer)) = (client, error.answer()) {
-        dismiss(client, &answer).await;
     }
 }
 
@@ -204,6 +244,8 @@ pub fn outcome(
         Ended::ByClient => Ok("client"),
         Ended::ClientFailed(error) if WouldBind::is_why(&error) => Err(SessionError::WouldBind),
         Ended::ClientFailed(error) => Err(SessionError::Client(error)),
+        // Whether it said why, nobody knows.
+        Ended::ServerClosed if heard.is_none() => Ok("server"),
         Ended::ServerClosed | Ended::ServerFailed(_) if heard.is_some_and(Tracker::told_fatal) => {
             Ok("server")
         }

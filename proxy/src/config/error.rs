@@ -52,6 +52,11 @@ pub enum ConfigError {
     Bypass { key: &'static str },
     #[error("{url}: the token of controller_token_file would be sent in clear; write https")]
     TokenInClear { url: ControllerUrl },
+    #[error(
+        "mode = \"tcp\" passes encrypted bytes on as they are: remove {key}, the server's own \
+         certificate is what clients see"
+    )]
+    TlsPassesThrough { key: &'static str },
     #[error("replicas need a primary beside them: add --primary HOST:PORT")]
     ReplicasAlone,
     #[error("{key} must be longer than nothing")]

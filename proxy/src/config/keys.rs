@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 33] = [
+pub(super) const KEYS: [&str; 34] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -12,6 +12,7 @@ pub(super) const KEYS: [&str; 33] = [
     "primary",
     "replicas",
     "resolvers",
+    "mode",
     "listen",
     "write_port",
     "read_port",

@@ -13,6 +13,7 @@ fn a_file_says_everything_that_flags_can() {
         r#"
         controllers = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
         resolvers = ["10.0.0.1", "10.0.0.2:5353"]
+        mode = "session"
         listen = "0.0.0.0"
         write_port = 1
         read_port = 2
@@ -43,6 +44,7 @@ fn a_file_says_everything_that_flags_can() {
             urls: urls.map(|url| url.parse().unwrap()).to_vec(),
             trust: Trust::default(),
         },
+        mode: Mode::Session,
         resolvers: ["10.0.0.1:53", "10.0.0.2:5353"].map(|server| server.parse().unwrap()).to_vec(),
         listen: "0.0.0.0".parse().unwrap(),
         write_port: 1,
@@ -108,6 +110,9 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),
         ("primary = \"a:1\"\nmax_held = -1",        "line 2: "),
         ("primary = \"a:1\"\nread_fallback = \"x\"", "line 2: unknown variant"),
+        ("primary = \"a:1\"\nmode = \"x\"",     "line 2: unknown variant"),
+        ("primary = \"a:1\"\nmode = \"tcp\"\ntls_cert = \"/c\"\ntls_key = \"/k\"", "remove tls_cert"),
+        ("primary = \"a:1\"\nmode = \"tcp\"\nserver_tls = \"require\"", "remove server_tls"),
         ("primary = \"a:1\"\nrelay_engine = \"x\"", "line 2: unknown variant"),
         ("primary = \"a:1\"\nrelay_threads = 0",  "line 2: invalid value"),
         ("primary = \"a:1\"\nlog_level = \"a=b=c\"", "is no log level"),
@@ -147,6 +152,12 @@ fn flags_win_over_the_file_and_a_source_is_replaced_as_a_whole() {
         ..Settings::default()
     };
     assert_eq!(flags.over(file), expected);
+}
+
+#[test]
+fn everything_but_tls_may_pass_through() {
+    let config = parse("primary = \"a:1\"\nmode = \"tcp\"").unwrap();
+    assert_eq!(config.mode, Mode::Tcp);
 }
 
 #[test]

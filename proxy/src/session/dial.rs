@@ -83,6 +83,8 @@ pub async fn connect(shared: &Shared, address: &Address) -> Result<Stream, DialE
 
 /// Opens a session on a server, up to its first word, for a client that has seen `shown`.
 ///
+/// Without a startup packet, a connection is all that is asked for (mode `tcp`).
+///
 /// How long a silent server is waited for is the caller's decision.
 ///
 /// # Errors
@@ -91,10 +93,13 @@ pub async fn connect(shared: &Shared, address: &Address) -> Result<Stream, DialE
 pub async fn open(
     shared: &Shared,
     address: &Address,
-    startup: &[u8],
+    startup: Option<&[u8]>,
     shown: Option<&Arc<CertificateDer<'static>>>,
 ) -> Result<Server, DialError> {
     let mut stream = connect(shared, address).await?;
+    let Some(startup) = startup else {
+        return Ok(Server { stream, spoken: Vec::new(), binding: Binding::AsOffered });
+    };
     stream.write_all(startup).await.map_err(DialError::Lost)?;
     stream.flush().await.map_err(DialError::Lost)?;
 

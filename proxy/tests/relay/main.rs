@@ -26,4 +26,5 @@ mod names;
 mod process;
 mod server_tls;
 mod sessions;
+mod tcp;
 mod tls;
