@@ -206,5 +206,5 @@ fn forget_what_nobody_needs(state: &mut State) {
 fn heeded(word: Presence) -> Presence {
     let serves = word.server == ServerState::Primary;
     let seen = if serves { word.seen } else { Generation::default() };
-    Presence { seen, open: None, position: None, upstream: None, lag: None, note: None, ..word }
+    Presence { seen, position: None, upstream: None, lag: None, note: None, ..word }
 }
