@@ -272,10 +272,11 @@ impl fmt::Display for Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::papers::Wire;
     use crate::plan::{Plan, StorePlace};
 
     fn hosts() -> Hosts {
-        Plan { machines: 3, store: StorePlace::Beside, proxies: 1 }.hosts()
+        Plan { machines: 3, store: StorePlace::Beside, proxies: 1, wire: Wire::Clear }.hosts()
     }
 
     const NOW: Offices = Offices { primary: HostId(1), sync: HostId(2) };

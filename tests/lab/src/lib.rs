@@ -22,6 +22,7 @@ pub mod measure;
 pub mod namespace;
 pub mod nemesis;
 pub mod network;
+pub mod papers;
 pub mod partition;
 pub mod plan;
 pub mod register;

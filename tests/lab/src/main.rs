@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use dugong_lab::measure::{self, What};
+use dugong_lab::papers::Wire;
 use dugong_lab::partition::{self, Options};
 use dugong_lab::plan::{Plan, Programs, StorePlace, reachable};
 use dugong_lab::say::Voice;
@@ -41,6 +42,9 @@ struct Arguments {
     /// Instances.
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=9))]
     machines: u8,
+    /// What is encrypted between hosts, and verified
+    #[arg(long, global = true, value_enum, default_value_t = Wire::Mixed)]
+    wire: Wire,
     /// Where the store is.
     #[arg(long, global = true, value_enum)]
     store: Option<StorePlace>,
@@ -122,6 +126,7 @@ async fn run(arguments: &Arguments, voice: Voice) -> anyhow::Result<Outcome> {
         machines: arguments.machines.into(),
         store: arguments.store.unwrap_or(place),
         proxies: arguments.proxies.into(),
+        wire: arguments.wire,
     };
     let outcome = act(&arguments.command, plan, &programs, files.path(), voice).await;
     match &outcome {

@@ -180,6 +180,7 @@ impl Dice {
 
 #[cfg(test)]
 mod tests {
+    use crate::papers::Wire;
     use std::collections::BTreeMap;
 
     use super::*;
@@ -190,7 +191,8 @@ mod tests {
         (0..count).map(|_| nemesis.draw()).collect()
     }
 
-    const PLAN: Plan = Plan { machines: 3, store: StorePlace::Apart, proxies: 2 };
+    const PLAN: Plan =
+        Plan { machines: 3, store: StorePlace::Apart, proxies: 2, wire: Wire::Clear };
 
     #[test]
     fn a_seed_names_one_story() {

@@ -14,6 +14,7 @@ use dugong_controller::credentials::Credentials;
 
 use crate::keeper::{Kind, Service};
 use crate::network::{HostId, Network};
+use crate::papers::{self, Papers, Wire};
 
 /// The ports, on every host the same.
 pub const POSTGRES: u16 = 5432;
@@ -46,6 +47,7 @@ pub struct Plan {
     pub store: StorePlace,
     /// Each on a host of its own: clients of one may know more than clients of another.
     pub proxies: usize,
+    pub wire: Wire,
 }
 
 /// What a host is for.
@@ -106,6 +108,21 @@ impl Plan {
         let proxies = (next..next + self.proxies).map(HostId).collect();
         Hosts { machines, store, proxies, clients: HostId(next + self.proxies) }
     }
+
+    /// Whether a proxy speaks TLS with clients and instances.
+    fn encrypts(&self, proxy: HostId) -> bool {
+        match self.wire {
+            Wire::Clear => false,
+            Wire::Mixed => self.hosts().proxies.last() != Some(&proxy),
+            Wire::Tls => true,
+        }
+    }
+
+    /// The proxies that speak none, as those who let them in have to be told.
+    fn in_clear(&self, network: &Network) -> Vec<String> {
+        let clear = self.hosts().proxies.into_iter().filter(|proxy| !self.encrypts(*proxy));
+        clear.map(|proxy| format!("\"{}/32\"", network.address(proxy))).collect()
+    }
 }
 
 /// The programs that hosts run, in a place where the user `postgres` can reach them.
@@ -129,6 +146,10 @@ pub fn services(
 ) -> anyhow::Result<Vec<Vec<Service>>> {
     let hosts = plan.hosts();
     let credentials = Credentials::generate()?;
+    let authority = match plan.wire {
+        Wire::Clear => None,
+        Wire::Mixed | Wire::Tls => Some(papers::authority(root)?),
+    };
     let mut services = Vec::new();
     // Where the store is a file, all controllers write to it.
     own(root)?;
@@ -137,18 +158,23 @@ pub fn services(
         fs::create_dir_all(&folder)?;
         own(&folder)?;
         let mut here = Vec::new();
+        let (name, address) = (network.name(host), network.address(host).into());
+        let papers = authority.as_ref();
+        let papers = papers.map(|by| Papers::issue(by, &folder, name, address)).transpose()?;
+        let papers = papers.as_ref();
         if hosts.store.contains(&host) {
-            here.push(member(&hosts, network, host, programs, &folder));
+            here.push(member(&hosts, network, host, programs, &folder, papers));
         }
         if hosts.machines.contains(&host) {
-            let store = store_section(plan.store, &hosts, network, root);
+            let store = store_section(plan.store, &hosts, network, root, papers);
             let passwords = folder.join("credentials.json");
             credentials.store_new(&passwords)?;
             own(&passwords)?;
-            here.push(controller(network, host, programs, &folder, &store)?);
+            let clear = plan.in_clear(network);
+            here.push(controller(network, host, programs, &folder, &store, papers, &clear)?);
         }
         if hosts.proxies.contains(&host) {
-            here.push(proxy(&hosts, network, host, programs, &folder)?);
+            here.push(proxy(plan, network, host, programs, &folder, papers)?);
         }
         services.push(here);
     }
@@ -166,9 +192,11 @@ pub fn member(
     host: HostId,
     programs: &Programs,
     folder: &Path,
+    papers: Option<&Papers>,
 ) -> Service {
-    let peer = |host| format!("http://{}:{STORE_PEER}", network.address(host));
-    let client = format!("http://{}:{STORE_CLIENT}", network.address(host));
+    let scheme = scheme(papers);
+    let peer = |host| format!("{scheme}://{}:{STORE_PEER}", network.address(host));
+    let client = format!("{scheme}://{}:{STORE_CLIENT}", network.address(host));
     let named = |host: &HostId| format!("{}={}", network.name(*host), peer(*host));
     let all: Vec<String> = hosts.store.iter().map(named).collect();
     let data = folder.join("etcd").display().to_string();
@@ -188,19 +216,56 @@ pub fn member(
         name: format!("etcd on {}", network.name(host)),
         kind: Kind::Store,
         program: programs.etcd.clone(),
-        arguments: arguments.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect(),
+        arguments: arguments
+            .into_iter()
+            .flat_map(|(key, value)| [key.to_owned(), value])
+            .chain(papers.into_iter().flat_map(member_papers))
+            .collect(),
         log: folder.join("etcd.log"),
     }
 }
 
-fn store_section(place: StorePlace, hosts: &Hosts, network: &Network, root: &Path) -> String {
+/// Members show each other their certificates, and clients have to show theirs.
+fn member_papers(papers: &Papers) -> Vec<String> {
+    let Papers { cert, key, ca } = papers;
+    let files = [("cert-file", cert), ("key-file", key), ("trusted-ca-file", ca)];
+    let of = |prefix: &str| {
+        let named = files.map(|(flag, path)| format!("--{prefix}{flag}={}", path.display()));
+        [&named[..], &[format!("--{prefix}client-cert-auth")]].concat()
+    };
+    [of(""), of("peer-")].concat()
+}
+
+fn scheme(papers: Option<&Papers>) -> &'static str {
+    if papers.is_some() { "https" } else { "http" }
+}
+
+/// Files under the keys that name them.
+fn files(pairs: &[(&str, &Path)]) -> String {
+    pairs.iter().map(|(key, path)| format!("{key} = \"{}\"\n", path.display())).collect()
+}
+
+fn store_section(
+    place: StorePlace,
+    hosts: &Hosts,
+    network: &Network,
+    root: &Path,
+    papers: Option<&Papers>,
+) -> String {
     match place {
         StorePlace::File => format!("[store]\npath = \"{}/store.db\"\n", root.display()),
         StorePlace::Beside | StorePlace::Apart => {
-            let url =
-                |host: &HostId| format!("\"http://{}:{STORE_CLIENT}\"", network.address(*host));
+            let url = |host: &HostId| {
+                format!("\"{}://{}:{STORE_CLIENT}\"", scheme(papers), network.address(*host))
+            };
             let endpoints: Vec<String> = hosts.store.iter().map(url).collect();
-            format!("[store]\nkind = \"etcd\"\nendpoints = [{}]\n", endpoints.join(", "))
+            let trust = papers
+                .map(|Papers { cert, key, ca }| files(&[("ca", ca), ("cert", cert), ("key", key)]));
+            format!(
+                "[store]\nkind = \"etcd\"\nendpoints = [{}]\n{}",
+                endpoints.join(", "),
+                trust.unwrap_or_default()
+            )
         }
     }
 }
@@ -211,14 +276,24 @@ fn controller(
     programs: &Programs,
     folder: &Path,
     store: &str,
+    papers: Option<&Papers>,
+    in_clear: &[String],
 ) -> anyhow::Result<Service> {
+    let server = papers.map(|Papers { cert, key, ca }| {
+        files(&[("tls_cert", cert), ("tls_key", key), ("tls_ca", ca)])
+            + &format!("plain_networks = [{}]\n", in_clear.join(", "))
+    });
+    let server = server.unwrap_or_default();
+    let http =
+        papers.map(|Papers { cert, key, .. }| files(&[("tls_cert", cert), ("tls_key", key)]));
+    let http = http.unwrap_or_default();
     let (name, address, subnet) = (network.name(host), network.address(host), network.subnet());
     let here = folder.display();
     let text = format!(
         "instance = \"{name}\"\ndir = \"{here}/instance\"\n\
          credentials = \"{here}/credentials.json\"\n\n\
-         [postgres]\nlisten = \"{address}:{POSTGRES}\"\nnetworks = [\"{subnet}\"]\n\n\
-         [http]\nlisten = \"{address}:{CONTROLLER}\"\n\n{store}"
+         [postgres]\nlisten = \"{address}:{POSTGRES}\"\nnetworks = [\"{subnet}\"]\n{server}\n\
+         [http]\nlisten = \"{address}:{CONTROLLER}\"\n{http}\n{store}"
     );
     let file = folder.join("controller.toml");
     fs::write(&file, text).with_context(|| file.display().to_string())?;
@@ -232,16 +307,24 @@ fn controller(
 }
 
 fn proxy(
-    hosts: &Hosts,
+    plan: &Plan,
     network: &Network,
     host: HostId,
     programs: &Programs,
     folder: &Path,
+    papers: Option<&Papers>,
 ) -> anyhow::Result<Service> {
-    let url = |host: &HostId| format!("\"http://{}:{CONTROLLER}\"", network.address(*host));
-    let controllers: Vec<String> = hosts.machines.iter().map(url).collect();
+    let scheme = scheme(papers);
+    let url = |host: &HostId| format!("\"{scheme}://{}:{CONTROLLER}\"", network.address(*host));
+    let controllers: Vec<String> = plan.hosts().machines.iter().map(url).collect();
+    let mut trust =
+        papers.map(|papers| files(&[("controller_ca", &papers.ca)])).unwrap_or_default();
+    if let Some(Papers { cert, key, ca }) = papers.filter(|_| plan.encrypts(host)) {
+        trust += &files(&[("server_ca", ca), ("tls_cert", cert), ("tls_key", key)]);
+        trust += "server_tls = \"verify-full\"\nwrite_tls = \"require\"\nread_tls = \"require\"\n";
+    }
     let text = format!(
-        "controllers = [{}]\nlisten = \"{}\"\nwrite_port = {WRITE}\nread_port = {READ}\nhttp_port = {PROXY_HTTP}\n",
+        "controllers = [{}]\nlisten = \"{}\"\nwrite_port = {WRITE}\nread_port = {READ}\nhttp_port = {PROXY_HTTP}\n{trust}",
         controllers.join(", "),
         network.address(host)
     );
@@ -299,7 +382,7 @@ mod tests {
     #[test]
     fn names_and_numbers_agree() {
         for store in [StorePlace::Beside, StorePlace::Apart, StorePlace::File] {
-            let plan = Plan { machines: 3, store, proxies: 2 };
+            let plan = Plan { machines: 3, store, proxies: 2, wire: Wire::Mixed };
             let (names, hosts) = (plan.names(), plan.hosts());
             assert_eq!(names[hosts.machines[2].0], "pg-3");
             assert_eq!(names[hosts.proxies[1].0], "proxy-2");

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::cluster::Cluster;
 use crate::network::HostId;
+use crate::papers;
 use crate::plan::STORE_CLIENT;
 
 /// The host whose member says of itself that it leads; none while there is an election, or where
@@ -17,10 +18,22 @@ pub fn leader(cluster: &Cluster) -> Option<HostId> {
 
 fn leads(cluster: &Cluster, host: HostId) -> Option<bool> {
     let network = cluster.network();
+    let folder = cluster.root().join(network.name(host));
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (scheme, papers) = match papers::believed(cluster.root()) {
+        None => ("http", Vec::new()),
+        Some(ca) => {
+            let [ca, cert, key] = [ca.display().to_string(), file("host.crt"), file("host.key")];
+            let papers =
+                [format!("--cacert={ca}"), format!("--cert={cert}"), format!("--key={key}")];
+            ("https", papers.to_vec())
+        }
+    };
     let output = Command::new("nsenter")
         .arg(format!("--net={}", network.namespace(host).handle().display()))
         .args(["--", "etcdctl", "--command-timeout=1s", "--dial-timeout=1s"])
-        .arg(format!("--endpoints=http://{}:{STORE_CLIENT}", network.address(host)))
+        .arg(format!("--endpoints={scheme}://{}:{STORE_CLIENT}", network.address(host)))
+        .args(papers)
         .args(["endpoint", "status", "--write-out=fields"])
         .env("ETCDCTL_API", "3")
         .stdin(Stdio::null())

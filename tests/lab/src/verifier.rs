@@ -7,6 +7,7 @@ use dugong_controller::credentials::Credentials;
 use dugong_controller::verify::{Addresses, Options, Recorder, Verdict, judge};
 
 use crate::cluster::Cluster;
+use crate::papers;
 use crate::plan::{READ, WRITE};
 use crate::resident::{Over, Resident};
 
@@ -22,9 +23,12 @@ pub fn start(cluster: &Cluster, seed: u64, over: &Over) -> anyhow::Result<Verifi
     let (network, hosts) = (cluster.network(), cluster.hosts());
     let login = Credentials::load(&cluster.root().join("credentials.json"))?.application;
     let proxy = hosts.proxies.last().copied().unwrap_or(hosts.clients);
+    let tls = papers::believed(cluster.root());
+    let tls = tls.map(|root| format!("sslmode=prefer sslrootcert='{}'", root.display()));
+    let tls = tls.unwrap_or_default();
     let dsn = |port: u16| {
         format!(
-            "host={} port={port} user={} password={} dbname={}",
+            "host={} port={port} user={} password={} dbname={} {tls}",
             network.address(proxy),
             login.name,
             login.password.expose(),

@@ -19,11 +19,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::Cluster;
 use crate::network::HostId;
+use crate::papers::Https;
 use crate::plan::{CONTROLLER, PROXY_HTTP};
 use crate::resident::{Over, Resident};
 
@@ -94,6 +96,8 @@ impl Seen {
 struct Observer {
     name: String,
     address: SocketAddr,
+    /// None: it is asked in clear.
+    https: Option<Https>,
     last: Option<Version>,
 }
 
@@ -104,11 +108,14 @@ struct Observer {
 /// A thread cannot be started.
 pub fn watch(cluster: &Cluster, board: &Board, over: &Over) -> anyhow::Result<Vec<Resident<()>>> {
     let mut residents = Vec::new();
+    let https = Https::of(cluster.root())?;
     let mut settle = |host: HostId, port, what| -> anyhow::Result<()> {
         let network = cluster.network();
         let observer = Observer {
             name: format!("{what} on {}", network.name(host)),
             address: SocketAddr::from((network.address(host), port)),
+            // A proxy's pages are in clear.
+            https: https.clone().filter(|_| port == CONTROLLER),
             last: None,
         };
         let (board, over) = (board.clone(), over.clone());
@@ -142,7 +149,7 @@ async fn follow(mut observer: Observer, board: Board, mut over: Over) {
 }
 
 async fn read_stream(observer: &mut Observer, board: &Board) -> anyhow::Result<()> {
-    let response = get(observer.address, "/v1/topology/watch").await?;
+    let response = observer.get("/v1/topology/watch").await?;
     let mut body = response.into_body();
     let mut decoder = Decoder::default();
     while let Some(frame) = timeout(SILENCE_MAX, body.frame()).await? {
@@ -158,7 +165,7 @@ async fn read_stream(observer: &mut Observer, board: &Board) -> anyhow::Result<(
 /// Asks a proxy again and again what it believes.
 async fn look(mut observer: Observer, board: Board, mut over: Over) {
     while !over.is_over() {
-        match over.unless(timeout(SILENCE_MAX, ask(observer.address))).await {
+        match over.unless(timeout(SILENCE_MAX, ask(&observer))).await {
             Some(Ok(Ok(Some(topology)))) => board.read().saw(&mut observer, topology),
             Some(Ok(Err(error))) => observer.lost(&error),
             // Paused, or it knows none yet.
@@ -168,8 +175,8 @@ async fn look(mut observer: Observer, board: Board, mut over: Over) {
     }
 }
 
-async fn ask(proxy: SocketAddr) -> anyhow::Result<Option<Topology>> {
-    let response = get(proxy, "/v1/topology").await?;
+async fn ask(proxy: &Observer) -> anyhow::Result<Option<Topology>> {
+    let response = proxy.get("/v1/topology").await?;
     if response.status() != StatusCode::OK {
         return Ok(None);
     }
@@ -177,8 +184,10 @@ async fn ask(proxy: SocketAddr) -> anyhow::Result<Option<Topology>> {
     Ok(Some(serde_json::from_slice(&body)?))
 }
 
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Response<Incoming>> {
-    let stream = TcpStream::connect(address).await?;
+async fn get<S>(stream: S, address: SocketAddr, path: &str) -> anyhow::Result<Response<Incoming>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends with the body, or with the server; the reader of the body learns why.
     tokio::spawn(connection);
@@ -190,6 +199,17 @@ async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Response<Incomin
 }
 
 impl Observer {
+    async fn get(&self, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let stream = TcpStream::connect(self.address).await?;
+        match &self.https {
+            None => get(stream, self.address, path).await,
+            Some(https) => {
+                let greeting = https.greet(self.address.ip(), stream);
+                get(timeout(SILENCE_MAX, greeting).await??, self.address, path).await
+            }
+        }
+    }
+
     /// A connection failed: where nobody listens, the program that was watched is gone.
     fn lost(&mut self, error: &anyhow::Error) {
         let refused = error
@@ -219,6 +239,7 @@ mod tests {
         let new = |name: &str| Observer {
             name: name.to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            https: None,
             last: None,
         };
         let (mut first, mut second) = (new("first"), new("second"));
@@ -237,6 +258,7 @@ mod tests {
         let mut observer = Observer {
             name: "one".to_owned(),
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            https: None,
             last: Some(topology(3, 3).version()),
         };
         observer.lost(&anyhow::anyhow!("it closed the stream"));

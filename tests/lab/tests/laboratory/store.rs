@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use dugong_lab::keeper::{Keeper, Kind};
 use dugong_lab::network::{HostId, Network};
+use dugong_lab::papers::Wire;
 use dugong_lab::plan::{self, Plan, Programs, STORE_CLIENT, StorePlace};
 
 /// The longest that an election, or a start, may take on a busy machine.
@@ -20,7 +21,7 @@ struct Store {
 
 impl Store {
     fn start() -> Self {
-        let plan = Plan { machines: 0, store: StorePlace::Apart, proxies: 0 };
+        let plan = Plan { machines: 0, store: StorePlace::Apart, proxies: 0, wire: Wire::Clear };
         let network = Network::make(&plan.names()).unwrap();
         let folder = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
