@@ -36,6 +36,10 @@ pub use crate::relay::engine::{EngineChoice, EngineKind};
 /// Between two looks at what the threads have to do.
 const WINDOW: Duration = Duration::from_millis(200);
 
+/// The same while they have nearly nothing to do, each less than this share of its time.
+const QUIET_WINDOW: Duration = Duration::from_secs(1);
+const QUIET: f64 = 0.02;
+
 /// What others can reach of a shard.
 #[derive(Debug)]
 pub(super) struct Post {
@@ -142,16 +146,23 @@ impl Crew {
 
     /// Keeps the sessions on as few threads as carry the load, for ever.
     pub async fn balance(&self) {
+        if self.posts.len() == 1 {
+            return std::future::pending().await;
+        }
         let mut balance = Balance::default();
+        let mut pause = WINDOW;
         let mut before: Vec<u64> = vec![0; self.posts.len()];
         let mut began = Instant::now();
         loop {
-            tokio::time::sleep(WINDOW).await;
+            tokio::time::sleep(pause).await;
             let window = began.elapsed().as_secs_f64();
             began = Instant::now();
             let loads: Vec<Load> = (self.posts.iter().zip(&mut before))
                 .map(|(post, before)| post.load(before, window))
                 .collect();
+            // A proxy that nobody uses shall sleep.
+            let quiet = loads.iter().all(|load| load.share < QUIET);
+            pause = if quiet { QUIET_WINDOW } else { WINDOW };
             let plan = balance.judge(&loads);
             self.newcomers.store(plan.newcomers, Relaxed);
             if let Some(moving) = plan.moving {

@@ -252,6 +252,63 @@ async fn a_client_that_reads_nothing_stops_its_own_server_and_nobody_else(engine
     assert_eq!(arrived, pushed, "nothing is lost, nothing is said twice");
 }
 
+async fn a_stream_of_bulk_and_small_queries_share_a_thread(engine: EngineChoice) {
+    let bench = Bench::new(engine, 1);
+    let (bulk, flooding) = bench.session(Listener::Write, b"").await;
+    let (mut quick, mut answering) = bench.session(Listener::Read, b"").await;
+    let (mut bulk_reads, _bulk_writes) = bulk.into_split();
+    let (_flood_reads, mut flood_writes) = flooding.into_split();
+    let flood = async {
+        let chunk = vec![1; 256 * 1024];
+        loop {
+            flood_writes.write_all(&chunk).await.unwrap();
+        }
+    };
+    let mut taken = 0_usize;
+    let drain = async {
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            taken += bulk_reads.read(&mut piece).await.unwrap();
+        }
+    };
+    let queries = async {
+        for _ in 0..300 {
+            let mut bytes = [0; 8];
+            quick.write_all(b"question").await.unwrap();
+            answering.read_exact(&mut bytes).await.unwrap();
+            answering.write_all(b"response").await.unwrap();
+            quick.read_exact(&mut bytes).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = within("all queries", queries) => (),
+        () = flood => unreachable!("it goes on for ever"),
+        () = drain => unreachable!("it goes on for ever"),
+    }
+    assert!(taken > 1 << 20, "the stream went on meanwhile: {taken} bytes");
+}
+
+/// More than the queues to the kernel hold at once.
+async fn hundreds_of_sessions_may_all_move_in_one_turn(engine: EngineChoice) {
+    const SESSIONS: usize = 220;
+    let bench = Bench::new(engine, 1);
+    let mut ends = Vec::new();
+    for _ in 0..SESSIONS {
+        ends.push(bench.session(Listener::Write, b"").await);
+    }
+    for (client, server) in &mut ends {
+        client.write_all(b"question").await.unwrap();
+        server.write_all(b"response").await.unwrap();
+    }
+    for (client, server) in &mut ends {
+        let mut bytes = [0; 8];
+        within("a question", server.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!(&bytes, b"question");
+        within("a response", client.read_exact(&mut bytes)).await.unwrap();
+        assert_eq!(&bytes, b"response");
+    }
+}
+
 async fn who_closes_first_decides_how_a_session_ends(engine: EngineChoice) {
     let mut bench = Bench::new(engine, 1);
     let (client, mut server) = bench.session(Listener::Write, WELCOME).await;
@@ -271,7 +328,7 @@ async fn who_closes_first_decides_how_a_session_ends(engine: EngineChoice) {
 }
 
 async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs(engine: EngineChoice) {
-    const SESSIONS: usize = 300;
+    const SESSIONS: usize = 200;
     let mut bench = Bench::new(engine, 2);
     let mut ends = Vec::new();
     for _ in 0..SESSIONS {
@@ -332,6 +389,8 @@ with_both_engines![
     no_byte_is_lost_or_changed_however_the_streams_are_cut,
     sessions_change_their_thread_and_lose_no_byte,
     sessions_are_given_evenly_and_quiet_ones_go_on,
+    a_stream_of_bulk_and_small_queries_share_a_thread,
+    hundreds_of_sessions_may_all_move_in_one_turn,
     a_client_that_reads_nothing_stops_its_own_server_and_nobody_else,
     who_closes_first_decides_how_a_session_ends,
     a_failover_parts_with_every_session_and_loses_no_byte_of_theirs,

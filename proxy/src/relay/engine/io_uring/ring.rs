@@ -149,7 +149,7 @@ pub(super) struct Ring {
     messages: ManuallyDrop<Vec<Message>>,
     /// Flights that the next enter starts and ends.
     quick: Vec<usize>,
-    /// What the last enter has completed, in order.
+    /// What is complete and not told yet, in order.
     completed: Vec<cqueue::Entry>,
     /// How much of it was told.
     told: usize,
@@ -316,8 +316,8 @@ impl Ring {
     ///
     /// The kernel's: the ring is of no use any more.
     pub(super) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        self.completed.clear();
-        self.told = 0;
+        // A full queue may have been emptied since, and then something is complete already.
+        let wait = if self.completed.is_empty() { wait } else { Some(Duration::ZERO) };
         self.enter_once(wait)?;
         // What could not be submitted for want of room can be once the completions are taken.
         while !self.ring.submission().is_empty() {
@@ -356,7 +356,11 @@ impl Ring {
     /// The next of what the last enter has completed.
     pub(super) fn next(&mut self) -> Option<Event> {
         loop {
-            let Some(entry) = self.completed.get(self.told) else { return self.next_quick() };
+            let Some(entry) = self.completed.get(self.told) else {
+                self.completed.clear();
+                self.told = 0;
+                return self.next_quick();
+            };
             let (data, result, flags) = (entry.user_data(), entry.result(), entry.flags());
             self.told += 1;
             let index = usize::try_from(data >> kind::BITS).unwrap_or(usize::MAX);
@@ -489,8 +493,11 @@ impl Ring {
     unsafe fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: the caller's.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
-            // It fails only while completions have no room; those make room in the end.
-            let _ = self.ring.submit();
+            // It takes the completions, too, so that the kernel has room for more. Where the ring is
+            // of no use any more, the next turn says so.
+            if self.enter_once(Some(Duration::ZERO)).is_err() {
+                return;
+            }
         }
     }
 }
