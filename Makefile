@@ -5,7 +5,8 @@
 
 help:
 	@echo 'make demo       install what is missing, build, run a cluster of three on this machine'
-	@echo 'make test       install what the tests need, run every test against real servers, simulate'
+	@echo 'make test       install what the tests need, run every test against real servers, simulate, and count'
+	@echo '                what the proxy needs for a query'
 	@echo 'make simulate   clusters in virtual time, with new faults, until a promise breaks or Ctrl-C'
 	@echo 'make model      a cluster of three with every two faults, to the end, then one of four, for 30 minutes'
 	@echo 'make partition  a cluster on hosts of its own (network namespaces; root), and a nemesis between them:'
@@ -30,6 +31,7 @@ test:
 	cargo run --release --package dugong-simulator -- --runs 20000
 	cargo run --release --package dugong-model
 	cargo run --release --package dugong-model -- --prove
+	cargo run --release --package dugong-bench -- counts
 
 simulate:
 	cargo run --release --package dugong-simulator -- --runs 100000000 --first-seed $$(date +%s)000

@@ -1,5 +1,5 @@
 //! A server that knows just enough of the protocol to be led to: it lets everybody in and answers
-//! every query with nothing.
+//! every query with nothing, or `rows N` with as many rows of 100 bytes.
 //!
 //! It stands in for PostgreSQL where there are more connections than a PostgreSQL on this machine
 //! could have processes. Runs as a process of its own, so that its memory and time are not a
@@ -19,6 +19,9 @@ const ENCRYPTION: [u32; 2] = [80_877_103, 80_877_104];
 
 /// A message that is longer than this is none that a client of ours sends.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Rows of one answer at most.
+const ROWS_MAX: usize = 100_000;
 
 /// What the process is told.
 #[derive(Args)]
@@ -50,12 +53,25 @@ async fn serve(mut client: TcpStream) -> io::Result<()> {
         let body = body(&mut client).await?;
         match kind {
             b'Q' if !body.is_empty() => {
-                client.write_all(&[message(b'I', b""), message(b'Z', b"I")].concat()).await?;
+                client.write_all(&answer(&body)).await?;
             }
             b'X' => return Ok(()),
             _ => return Err(io::ErrorKind::Unsupported.into()),
         }
     }
+}
+
+/// Up to ReadyForQuery.
+fn answer(query: &[u8]) -> Vec<u8> {
+    let words = String::from_utf8_lossy(query);
+    let rows =
+        words.trim_end_matches('\0').strip_prefix("rows ").and_then(|rows| rows.parse().ok());
+    // One column of 89 bytes: with headers a message of 100.
+    let row = [&[0, 1, 0, 0, 0, 89][..], &[b'x'; 89]].concat();
+    let mut answer = message(b'D', &row).repeat(rows.unwrap_or(0_usize).min(ROWS_MAX));
+    answer.extend(message(b'I', b""));
+    answer.extend(message(b'Z', b"I"));
+    answer
 }
 
 /// The code that a startup packet begins with.

@@ -7,6 +7,8 @@
 
 mod account;
 mod answer;
+mod certificate;
+mod counts;
 mod failover;
 mod limits;
 mod proxies;
@@ -29,6 +31,8 @@ enum Bench {
     Failover(failover::Options),
     /// What a proxy costs: ours, its peers and floors, side by side.
     Proxies(proxies::Options),
+    /// System calls and instructions of the proxy's hot path, compared with those recorded.
+    Counts(counts::Options),
     /// A server for `proxies` that only greets.
     #[command(hide = true)]
     Answer(answer::Options),
@@ -46,8 +50,9 @@ enum Bench {
 async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
         Bench::Failover(options) => failover::run(&options).await,
-        Bench::Proxies(options) => proxies::run(&options),
+        Bench::Proxies(options) => proxies::run(&options).await,
         Bench::Answer(options) => answer::run(&options).await,
+        Bench::Counts(options) => counts::run(&options),
         Bench::Relay(options) => relay::run(&options),
         Bench::Watchers(options) => watchers::run(&options).await,
         Bench::FollowTopologies(following) => watchers::follow(&following).await,

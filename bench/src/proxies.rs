@@ -8,20 +8,21 @@
 //! Read [`contenders`] and [`workloads`] first: who, and what. [`measure`] is one measurement,
 //! [`results`] what all of them come to.
 
-mod calls;
-mod contenders;
+pub(crate) mod calls;
+pub(crate) mod contenders;
+mod crowd;
 mod files;
 mod goals;
-mod idle;
+pub(crate) mod idle;
 mod machine;
 mod measure;
 mod pgbench;
 mod plots;
 mod postgres;
-mod process;
+pub(crate) mod process;
 mod results;
 mod tables;
-mod wire;
+pub(crate) mod wire;
 mod workloads;
 
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ pub(crate) struct Options {
     /// A look of two minutes: the most telling workloads and contenders
     #[arg(long)]
     quick: bool,
-    /// Only workloads (`calls` and `idle` among them) whose names begin so; a list with commas
+    /// Only workloads (`calls`, `idle` and `failover` among them) whose names begin so; a list with commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Only contenders whose names begin so, and `direct`; a list with commas
@@ -91,6 +92,7 @@ pub(crate) struct Options {
 /// What can be chosen beside the workloads of the rounds.
 const CALLS: &str = "calls";
 const IDLE: &str = "idle";
+const FAILOVER: &str = "failover";
 
 /// Where system calls are counted.
 const CALLS_OF: [&str; 2] = ["select-1", "select-32"];
@@ -98,7 +100,7 @@ const CALLS_OF: [&str; 2] = ["select-1", "select-32"];
 impl Options {
     /// Whether something beside the rounds is asked for.
     fn counts(&self) -> bool {
-        [CALLS, IDLE].into_iter().any(|name| self.wants(name))
+        [CALLS, IDLE, FAILOVER].into_iter().any(|name| self.wants(name))
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -151,13 +153,14 @@ fn chosen<T>(
 }
 
 /// Measures, and reports.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let connections = raise_file_limit(DESCRIPTORS)?.saturating_sub(SPARE) / 2;
     let programs = Programs::find(options.proxy.as_deref(), options.before.as_deref())?;
     let (workloads, field) = (options.workloads(), options.field(&programs));
     ensure!(!workloads.is_empty() || options.counts(), "nothing begins with {:?}", options.only);
     let postgres = Postgres::start()?;
-    let stage = Stage { programs, folder: postgres.folder().to_owned(), connections };
+    let (folder, certificate) = (postgres.folder().to_owned(), postgres.certificate.clone());
+    let stage = Stage { programs, folder, certificate, connections };
     let machine = Machine::look(&postgres, &stage);
     let start = |contender: &Contender| stage.start(*contender, postgres.port);
     let running = field.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
@@ -172,6 +175,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         for contender in field.iter().copied().filter(|contender| idle::takes(*contender)) {
             eprintln!("idle connections of {contender}");
             results.idle.extend(idle::measure(contender, &stage)?);
+        }
+    }
+    if options.wants(FAILOVER) {
+        for contender in field.iter().copied().filter(|contender| contender.follows_topologies()) {
+            eprintln!("a failover with a crowd through {contender}");
+            results.crowds.push(crowd::measure(contender, &stage).await?);
         }
     }
     let how = std::env::args().skip(1).collect::<Vec<_>>().join(" ");

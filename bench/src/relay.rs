@@ -29,6 +29,29 @@ pub(crate) enum Engine {
     Uring,
 }
 
+impl Engine {
+    /// As contenders and this program's own flag name it.
+    pub(crate) fn short_name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::Uring => "uring",
+        }
+    }
+
+    /// As the kernel and our proxy name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::Uring => "io_uring",
+        }
+    }
+}
+
+/// Whether the kernel has io_uring, and lets this process use it.
+pub(crate) fn uring_is_there() -> bool {
+    uring::is_there()
+}
+
 /// What the process of a floor is told.
 #[derive(Args)]
 pub(crate) struct Options {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -64,16 +64,32 @@ fn trace(
     pgbench: &Pgbench,
 ) -> anyhow::Result<(BTreeMap<String, f64>, f64)> {
     let process = running.process.as_ref().context("nobody to trace")?;
-    let summary = pgbench.folder.join("calls");
-    let mut tracer = attach(process, &summary)?;
+    let trace = Trace::begin(process, &pgbench.folder.join("calls"))?;
     let outcome = pgbench.run(load, running.port, until, 1.0)?;
-    tracer.end_by(Signal::INT);
-    let said = fs::read_to_string(&summary).with_context(|| summary.display().to_string())?;
-    let counted = read_summary(&said).with_context(|| format!("strace said:\n{said}"))?;
-    Ok((counted, outcome.transactions * f64::from(load.script.queries())))
+    Ok((trace.end()?, outcome.transactions * f64::from(load.script.queries())))
 }
 
-/// Returns once every thread is traced.
+/// A process whose system calls are counted.
+pub(crate) struct Trace {
+    tracer: Process,
+    summary: PathBuf,
+}
+
+impl Trace {
+    /// Returns once every thread is traced; `summary` is a file for what strace says.
+    pub(crate) fn begin(process: &Process, summary: &Path) -> anyhow::Result<Self> {
+        Ok(Self { tracer: attach(process, summary)?, summary: summary.to_owned() })
+    }
+
+    /// Calls by name since it began.
+    pub(crate) fn end(mut self) -> anyhow::Result<BTreeMap<String, f64>> {
+        self.tracer.end_by(Signal::INT);
+        let said = fs::read_to_string(&self.summary);
+        let said = said.with_context(|| self.summary.display().to_string())?;
+        read_summary(&said).with_context(|| format!("strace said:\n{said}"))
+    }
+}
+
 fn attach(process: &Process, summary: &Path) -> anyhow::Result<Process> {
     let log = summary.with_extension("log");
     let mut command = account::command("strace", Account::Own)?;

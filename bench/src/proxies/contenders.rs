@@ -11,14 +11,16 @@ mod pgbouncer;
 use std::fmt;
 use std::path::PathBuf;
 
+use anyhow::bail;
 use dugong_tests::free_port;
 
 use crate::account::{self, Account};
+use crate::certificate::Certificate;
 use crate::proxies::process::Process;
 use crate::proxies::wire;
 use crate::relay::Engine;
 
-pub(crate) use crate::proxies::contenders::dugong::Programs;
+pub(crate) use crate::proxies::contenders::dugong::{Program, Programs, arguments};
 
 /// One that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,11 @@ impl Contender {
         all
     }
 
+    /// Whether it knows of clusters.
+    pub(crate) fn follows_topologies(self) -> bool {
+        matches!(self, Self::Dugong { mode: Mode::Session, .. })
+    }
+
     /// None for `Direct`.
     pub(crate) fn side(self) -> Option<Side> {
         match self {
@@ -110,7 +117,7 @@ impl fmt::Display for Contender {
         match self {
             Self::Direct => f.pad("direct"),
             Self::Floor { engine, threads } => {
-                f.pad(&format!("floor-{}-{threads}", engine_name(*engine)))
+                f.pad(&format!("floor-{}-{threads}", engine.short_name()))
             }
             Self::Haproxy { threads, splice: Splice::No } => f.pad(&format!("haproxy-{threads}")),
             Self::Haproxy { threads, splice: Splice::Auto } => {
@@ -127,17 +134,10 @@ impl fmt::Display for Contender {
                     Mode::Session => "session",
                     Mode::Tcp => "tcp",
                 };
-                let engine = engine.map(|engine| format!("-{}", engine_name(engine)));
+                let engine = engine.map(|engine| format!("-{}", engine.short_name()));
                 f.pad(&format!("{build}-{mode}{}", engine.unwrap_or_default()))
             }
         }
-    }
-}
-
-fn engine_name(engine: Engine) -> &'static str {
-    match engine {
-        Engine::Epoll => "epoll",
-        Engine::Uring => "uring",
     }
 }
 
@@ -158,6 +158,8 @@ pub(crate) struct Stage {
     pub(crate) programs: Programs,
     /// For settings and logs.
     pub(crate) folder: PathBuf,
+    /// What is shown to clients who want TLS, by those who speak it.
+    pub(crate) certificate: Certificate,
     /// Clients that a proxy can have at once with the descriptors that there are.
     pub(crate) connections: u64,
 }
@@ -171,11 +173,13 @@ impl Stage {
             Contender::Direct => return Ok(Running { contender, port: server, process: None }),
             Contender::Floor { engine, threads } => {
                 let mut command = account::command(std::env::current_exe()?, Account::Own)?;
-                let engine = match engine {
-                    Engine::Epoll => "epoll",
-                    Engine::Uring => "uring",
-                };
-                command.args(["relay", "--engine", engine, "--threads", &threads.to_string()]);
+                command.args([
+                    "relay",
+                    "--engine",
+                    engine.short_name(),
+                    "--threads",
+                    &threads.to_string(),
+                ]);
                 command.args(["--listen", &format!("127.0.0.1:{port}")]);
                 command.args(["--to", &format!("127.0.0.1:{server}")]);
                 command
@@ -184,15 +188,33 @@ impl Stage {
                 haproxy::command(threads, splice, self.connections, [port, server], &prefix)?
             }
             Contender::Pgbouncer(pooling) => {
-                pgbouncer::command(pooling, self.connections, [port, server], &prefix)?
+                pgbouncer::command(pooling, self, [port, server], &prefix)?
             }
             Contender::Dugong { build, mode, engine } => {
-                dugong::command(self.programs.path(build)?, mode, engine, port, server)?
+                dugong::command(self, build, mode, engine, [port, server])?
             }
         };
         let log = prefix.with_extension("log");
         let mut process = Process::start(&name, command, &log)?;
         wire::until_it_answers(port, || process.still_runs(&log))?;
         Ok(Running { contender, port, process: Some(process) })
+    }
+    /// Starts one of ours for the cluster of the controller at `url`, and waits until it leads to
+    /// the primary.
+    pub(crate) fn start_for_cluster(
+        &self,
+        contender: Contender,
+        url: &str,
+        write: u16,
+        read: u16,
+    ) -> anyhow::Result<Process> {
+        let Contender::Dugong { build, engine, .. } = contender else {
+            bail!("{contender} follows no topology");
+        };
+        let log = self.folder.join(format!("{contender}-{write}.log"));
+        let command = dugong::for_cluster(self.programs.path(build)?, engine, url, [write, read])?;
+        let mut process = Process::start(&contender.to_string(), command, &log)?;
+        wire::until_it_answers(write, || process.still_runs(&log))?;
+        Ok(process)
     }
 }

@@ -40,6 +40,7 @@ impl Run<'_> {
         for (title, table) in [
             ("Idle connections", tables::of_idle(&self.results.idle)),
             ("System calls per query", tables::of_calls(&self.results.calls)),
+            ("A failover with a crowd", tables::of_crowds(&self.results.crowds)),
         ] {
             if let Some(table) = table {
                 let _ = writeln!(text, "## {title}\n\n{table}");
@@ -130,6 +131,17 @@ impl Run<'_> {
                 "by_name": calls.by_name.iter().cloned().collect::<BTreeMap<_, _>>(),
             })
         });
+        let crowds = self.results.crowds.iter().map(|crowd| {
+            json!({
+                "contender": crowd.contender.to_string(),
+                "clients": crowd.clients,
+                "told_s": crowd.told.as_secs_f64(),
+                "cut_off": crowd.cut_off,
+                "moved_s": crowd.moved.as_secs_f64(),
+                "read_before_s": crowd.read_before.as_secs_f64(),
+                "read_during_s": crowd.read_during.as_secs_f64(),
+            })
+        });
         json!({
             "date": self.machine.date,
             "machine": facts.map(|(name, value)| (name.to_owned(), json!(value)))
@@ -138,6 +150,7 @@ impl Run<'_> {
             "samples": samples.collect::<Vec<_>>(),
             "idle": idle.collect::<Vec<_>>(),
             "calls": calls.collect::<Vec<_>>(),
+            "failovers": crowds.collect::<Vec<_>>(),
         })
     }
 }

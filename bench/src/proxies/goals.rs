@@ -87,6 +87,17 @@ pub(crate) fn judge(results: &Results) -> Vec<Goal> {
         let what = format!("system calls per query of select-32, {name}");
         goals.push(Goal::at_most(what, of("select-32"), most));
     }
+    let ours = results.crowds.iter().find(|crowd| OURS.contains(&crowd.contender));
+    for (what, most, time) in [
+        ("are told by, ms", 1000.0, ours.map(|crowd| crowd.told)),
+        ("are at the new primary by, ms", 1000.0, ours.map(|crowd| crowd.moved)),
+        ("let the longest read take, ms", 50.0, ours.map(|crowd| crowd.read_during)),
+    ] {
+        let millis = time.map(|time| time.as_secs_f64() * 1e3);
+        let what =
+            format!("a failover: {} clients {what}", ours.map_or(5000, |crowd| crowd.clients));
+        goals.push(Goal::at_most(what, Spread::of(millis), most));
+    }
     goals
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Idle {
 
 /// A server that only greets.
 pub(crate) struct Greeter {
-    _process: Process,
+    pub(crate) process: Process,
     pub(crate) port: u16,
 }
 
@@ -50,7 +50,7 @@ impl Greeter {
         command.args(["answer", "--listen", &format!("127.0.0.1:{port}")]);
         let mut process = Process::start("the greeter", command, &log)?;
         wire::until_it_answers(port, || process.still_runs(&log))?;
-        Ok(Self { _process: process, port })
+        Ok(Self { process, port })
     }
 }
 

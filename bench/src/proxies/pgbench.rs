@@ -19,6 +19,14 @@ pub(crate) struct Load {
     pub(crate) protocol: Protocol,
     pub(crate) clients: u32,
     pub(crate) connections: Connections,
+    pub(crate) encryption: Encryption,
+}
+
+/// Whether clients want TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    None,
+    Tls,
 }
 
 /// What a transaction is.
@@ -137,7 +145,11 @@ impl Pgbench {
                 command.arg("-C");
             }
         }
-        command.arg("postgres").env("PGSSLMODE", "disable").env("PGGSSENCMODE", "disable");
+        let mode = match load.encryption {
+            Encryption::None => "disable",
+            Encryption::Tls => "require",
+        };
+        command.arg("postgres").env("PGSSLMODE", mode).env("PGGSSENCMODE", "disable");
         let output = command.stdin(Stdio::null()).output().context("pgbench cannot be started")?;
         let words = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "pgbench: {}: {}", output.status, words.trim());

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::account::{self, Account};
+use crate::certificate::Certificate;
 use crate::proxies::process::Process;
 use crate::proxies::wire;
 
@@ -26,6 +27,7 @@ shared_buffers = 256MB
 max_wal_size = 8GB
 checkpoint_timeout = 1h
 autovacuum = off
+ssl = on
 ";
 
 /// Rows of the tables of pgbench: this times 100,000 accounts.
@@ -36,6 +38,8 @@ pub(crate) struct Postgres {
     process: Process,
     pub(crate) bin: PathBuf,
     pub(crate) port: u16,
+    /// That it shows to clients who want TLS.
+    pub(crate) certificate: Certificate,
     /// Dropped after the process.
     folder: TempDir,
 }
@@ -49,9 +53,16 @@ impl Postgres {
         let mut initdb = account::command(bin.join("initdb"), Account::Server)?;
         initdb.args(["-A", "trust", "-U", "postgres", "-N", "-D"]).arg(&data);
         quietly(initdb.current_dir("/"))?;
+        let certificate = Certificate::make(folder.path())?;
+        let (cert, key) = (certificate.cert.display(), certificate.key.display());
         let settings = data.join("postgresql.conf");
         let before = fs::read_to_string(&settings)?;
-        fs::write(&settings, format!("{before}\n{SETTINGS}port = {port}\n"))?;
+        fs::write(
+            &settings,
+            format!(
+                "{before}\n{SETTINGS}port = {port}\nssl_cert_file = '{cert}'\nssl_key_file = '{key}'\n"
+            ),
+        )?;
 
         let log = folder.path().join("log");
         let mut command = account::command(bin.join("postgres"), Account::Server)?;
@@ -62,7 +73,7 @@ impl Postgres {
         let mut fill = account::command(bin.join("pgbench"), Account::Own)?;
         fill.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres"]);
         quietly(fill.args(["-i", "-q", "-s", SCALE, "postgres"]))?;
-        Ok(Self { process, bin, port, folder })
+        Ok(Self { process, bin, port, certificate, folder })
     }
 
     /// A folder for whatever belongs to the run.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::proxies::calls::Calls;
 use crate::proxies::contenders::Contender;
+use crate::proxies::crowd::Crowd;
 use crate::proxies::idle::Idle;
 use crate::proxies::measure::Measured;
 use crate::proxies::workloads::Workload;
@@ -24,6 +25,7 @@ pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     pub(crate) idle: Vec<Idle>,
     pub(crate) calls: Vec<Calls>,
+    pub(crate) crowds: Vec<Crowd>,
 }
 
 /// What the samples of one contender in one workload come to.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::proxies::calls::Calls;
+use crate::proxies::crowd::Crowd;
 use crate::proxies::idle::Idle;
 use crate::proxies::results::{Row, Spread};
 use crate::proxies::workloads::Workload;
@@ -59,6 +60,33 @@ pub(crate) fn of_calls(calls: &[Calls]) -> Option<String> {
         [calls.contender.to_string(), calls.workload.to_owned(), all, names.join(", ")]
     });
     let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    (lines.len() > 1).then(|| table(&lines))
+}
+
+/// Failovers; none of none.
+pub(crate) fn of_crowds(crowds: &[Crowd]) -> Option<String> {
+    let head = [
+        "",
+        "clients",
+        "told by, ms",
+        "without a word",
+        "at the new primary by, ms",
+        "longest read before, ms",
+        "longest read during, ms",
+    ];
+    let millis = |time: std::time::Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
+    let lines = crowds.iter().map(|crowd| {
+        [
+            crowd.contender.to_string(),
+            crowd.clients.to_string(),
+            millis(crowd.told),
+            crowd.cut_off.to_string(),
+            millis(crowd.moved),
+            millis(crowd.read_before),
+            millis(crowd.read_during),
+        ]
+    });
+    let lines: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(lines).collect();
     (lines.len() > 1).then(|| table(&lines))
 }
 

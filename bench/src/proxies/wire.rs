@@ -15,7 +15,7 @@ use anyhow::Context;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Protocol 3.0, for the user and the database `postgres`.
-const STARTUP: &[u8] = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
+pub(crate) const STARTUP: &[u8] = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
 
 /// One connection, logged in.
 pub(crate) struct Client {

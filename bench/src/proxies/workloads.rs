@@ -1,7 +1,7 @@
 //! What is asked of each contender, and how it is counted.
 
 use crate::proxies::contenders::{Contender, Mode, Pooling, Side, Splice};
-use crate::proxies::pgbench::{Connections, Load, Protocol, Script};
+use crate::proxies::pgbench::{Connections, Encryption, Load, Protocol, Script};
 
 /// One kind of work.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,13 @@ impl Workload {
 }
 
 const fn select(clients: u32, protocol: Protocol) -> Load {
-    Load { script: Script::Select, protocol, clients, connections: Connections::Kept }
+    Load {
+        script: Script::Select,
+        protocol,
+        clients,
+        connections: Connections::Kept,
+        encryption: Encryption::None,
+    }
 }
 
 const fn queries(name: &'static str, what: &'static str, load: Load) -> Workload {
@@ -157,6 +163,22 @@ pub(crate) const ALL: &[Workload] = &[
             ..select(8, Protocol::Simple)
         }),
         field: Field::Queries,
+    },
+    queries(
+        "tls-8",
+        "select-8 over TLS to the client; who does not speak it passes it on",
+        Load { encryption: Encryption::Tls, ..select(8, Protocol::Prepared) },
+    ),
+    Workload {
+        name: "tls-connect-8",
+        what: "connect-8 over TLS to the client",
+        unit: Unit::Connection,
+        work: Work::Pgbench(Load {
+            connections: Connections::OnePerTransaction,
+            encryption: Encryption::Tls,
+            ..select(8, Protocol::Simple)
+        }),
+        field: Field::Peers,
     },
     Workload {
         name: "copy-out",

@@ -76,6 +76,16 @@ pub(super) fn carry(inbox: &Inbox) -> io::Result<Infallible> {
     }
 }
 
+/// Whether there can be one.
+pub(super) fn is_there() -> bool {
+    ring().is_ok()
+}
+
+fn ring() -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_coop_taskrun().setup_defer_taskrun().build(ENTRIES)
+}
+
 impl Relay {
     /// Waits for the next pair.
     fn hear(&mut self, inbox: &Inbox) -> io::Result<()> {

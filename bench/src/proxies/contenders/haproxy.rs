@@ -26,9 +26,10 @@ pub(super) fn command(
     [port, server]: [u16; 2],
     prefix: &Path,
 ) -> anyhow::Result<Command> {
-    let splice = match splice {
-        Splice::No => "",
-        Splice::Auto => "  option splice-auto\n",
+    // Pipes have descriptors, too: two for each, and HAProxy wants one for each fourth connection.
+    let (splice, connections) = match splice {
+        Splice::No => ("", connections),
+        Splice::Auto => ("  option splice-auto\n", connections / 2),
     };
     let file = prefix.with_extension("cfg");
     let text = format!(

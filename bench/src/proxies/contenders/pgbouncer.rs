@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::account::{self, Account};
-use crate::proxies::contenders::Pooling;
+use crate::proxies::contenders::{Pooling, Stage};
 
 /// What is said beside the pooling and the ports, and as many server connections as clients.
 ///
@@ -13,6 +13,7 @@ use crate::proxies::contenders::Pooling;
 pub(super) const SETTINGS: &str = "\
 unix_socket_dir =
 auth_type = any
+client_tls_sslmode = allow
 server_idle_timeout = 0
 log_connections = 0
 log_disconnections = 0
@@ -22,7 +23,7 @@ ignore_startup_parameters = extra_float_digits
 
 pub(super) fn command(
     pooling: Pooling,
-    connections: u64,
+    stage: &Stage,
     [port, server]: [u16; 2],
     prefix: &Path,
 ) -> anyhow::Result<Command> {
@@ -30,6 +31,7 @@ pub(super) fn command(
         Pooling::Session => "session",
         Pooling::Transaction => "transaction",
     };
+    let (connections, certificate) = (stage.connections, &stage.certificate);
     let users = prefix.with_extension("users");
     fs::write(&users, "\"postgres\" \"\"\n")?;
     let file = prefix.with_extension("ini");
@@ -37,8 +39,11 @@ pub(super) fn command(
         "[databases]\npostgres = host=127.0.0.1 port={server} dbname=postgres user=postgres\n\
          [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_file = {}\n\
          pool_mode = {pooling}\n\
-         max_client_conn = {connections}\ndefault_pool_size = {connections}\n{SETTINGS}",
-        users.display()
+         max_client_conn = {connections}\ndefault_pool_size = {connections}\n\
+         client_tls_cert_file = {}\nclient_tls_key_file = {}\n{SETTINGS}",
+        users.display(),
+        certificate.cert.display(),
+        certificate.key.display(),
     );
     fs::write(&file, text)?;
     let mut command = account::command("pgbouncer", Account::Server)?;
