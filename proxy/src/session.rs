@@ -85,18 +85,21 @@ async fn serve_session(
 ) {
     let limit = shared.config.handshake_timeout;
     let patience = Patience { limit, shutdown: &shared.shutdown };
-    let (mut client, startup) = match handshake::open(client, shared.door(listener), patience).await
-    {
-        Ok((client, Opening::Startup(packet))) => (client, packet),
-        Ok((_, Opening::Cancel(key, packet))) => {
-            return cancel::forward(&shared, &key, &packet).await;
-        }
-        Ok((_, Opening::Nothing)) => return,
-        Err(Refused { client, error }) => {
-            return refuse(client, listener, &shared, &error).await;
-        }
-    };
-    let admitted = match admission::admit(&mut client, Some(&startup), listener, &shared).await {
+    // Boxed, as is the rest of the way: a session that stays here shall not keep the room of its
+    // beginning for all its life.
+    let (mut client, startup) =
+        match Box::pin(handshake::open(client, shared.door(listener), patience)).await {
+            Ok((client, Opening::Startup(packet))) => (client, packet),
+            Ok((_, Opening::Cancel(key, packet))) => {
+                return cancel::forward(&shared, &key, &packet).await;
+            }
+            Ok((_, Opening::Nothing)) => return,
+            Err(Refused { client, error }) => {
+                return refuse(client, listener, &shared, &error).await;
+            }
+        };
+    let admission = admission::admit(&mut client, Some(&startup), listener, &shared);
+    let admitted = match Box::pin(admission).await {
         Ok(admitted) => admitted,
         Err(error) => return refuse(Some(client), listener, &shared, &error).await,
     };
