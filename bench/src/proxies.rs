@@ -183,13 +183,12 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             results.crowds.push(crowd::measure(contender, &stage).await?);
         }
     }
-    let how = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let run = Run {
         machine: &machine,
         workloads: &workloads,
         field: &field,
         results: &results,
-        how: format!("dugong-bench {how}"),
+        how: how(),
     };
     println!("{}", run.tables());
     if let Some(folder) = options.into(&machine) {
@@ -197,6 +196,23 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         println!("written to {}", folder.display());
     }
     Ok(())
+}
+
+/// The command line, less the names of files, which mean nothing elsewhere.
+fn how() -> String {
+    let mut words = vec!["dugong-bench".to_owned()];
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--into" => drop(arguments.next()),
+            "--proxy" | "--before" => {
+                drop(arguments.next());
+                words.push(format!("{argument} FILE"));
+            }
+            _ => words.push(argument),
+        }
+    }
+    words.join(" ")
 }
 
 fn measure_rounds(
