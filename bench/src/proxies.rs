@@ -174,13 +174,16 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     if options.wants(IDLE) {
         for contender in field.iter().copied().filter(|contender| idle::takes(*contender)) {
             eprintln!("idle connections of {contender}");
-            results.idle.extend(idle::measure(contender, &stage)?);
+            let idle = results.or_failure(idle::measure(contender, &stage));
+            results.idle.extend(idle.into_iter().flatten());
         }
     }
     if options.wants(FAILOVER) {
         for contender in field.iter().copied().filter(|contender| contender.follows_topologies()) {
             eprintln!("a failover with a crowd through {contender}");
-            results.crowds.push(crowd::measure(contender, &stage).await?);
+            let crowd = crowd::measure(contender, &stage).await;
+            let crowd = results.or_failure(crowd);
+            results.crowds.extend(crowd);
         }
     }
     let run = Run {
@@ -232,7 +235,8 @@ fn measure_rounds(
             for running in rotated(running, round, workload) {
                 eprint!(".");
                 let time = Duration::from_secs(seconds);
-                let measured = measure::measure(workload, running, pgbench, time)?;
+                let measured = measure::measure(workload, running, pgbench, time);
+                let Some(measured) = results.or_failure(measured) else { continue };
                 let (workload, contender) = (workload.name, running.contender);
                 results.samples.push(Sample { workload, contender, round, measured });
             }
@@ -253,7 +257,9 @@ fn count_calls(
         let traced = running.iter().filter(|running| running.process.is_some());
         for running in traced.filter(|running| workload.takes(running.contender)) {
             eprintln!("system calls of {}, {}", running.contender, workload.name);
-            results.calls.push(calls::count(running, workload.name, &load, pgbench)?);
+            let counted = calls::count(running, workload.name, &load, pgbench);
+            let counted = results.or_failure(counted);
+            results.calls.extend(counted);
         }
     }
     Ok(())

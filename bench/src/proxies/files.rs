@@ -46,6 +46,9 @@ impl Run<'_> {
                 let _ = writeln!(text, "## {title}\n\n{table}");
             }
         }
+        for failure in &self.results.failures {
+            let _ = writeln!(text, "Not measured: {failure}\n");
+        }
         text
     }
 
@@ -150,6 +153,7 @@ impl Run<'_> {
             "samples": samples.collect::<Vec<_>>(),
             "idle": idle.collect::<Vec<_>>(),
             "calls": calls.collect::<Vec<_>>(),
+            "failures": self.results.failures,
             "failovers": crowds.collect::<Vec<_>>(),
         })
     }

@@ -26,6 +26,8 @@ pub(crate) struct Results {
     pub(crate) idle: Vec<Idle>,
     pub(crate) calls: Vec<Calls>,
     pub(crate) crowds: Vec<Crowd>,
+    /// What could not be measured, and why.
+    pub(crate) failures: Vec<String>,
 }
 
 /// What the samples of one contender in one workload come to.
@@ -69,6 +71,16 @@ impl Spread {
 }
 
 impl Results {
+    /// What was measured; a failure is a result, too, and no reason to measure nothing else.
+    pub(crate) fn or_failure<T>(&mut self, outcome: anyhow::Result<T>) -> Option<T> {
+        outcome
+            .map_err(|error| {
+                eprintln!("\n{error:#}");
+                self.failures.push(format!("{error:#}"));
+            })
+            .ok()
+    }
+
     /// One row for each contender that was measured, in the order in which they are given.
     pub(crate) fn rows(&self, workload: &Workload, field: &[Contender]) -> Vec<Row> {
         let of_workload = self.samples.iter().filter(|sample| sample.workload == workload.name);
