@@ -18,6 +18,7 @@ mod certificates;
 mod configuration;
 mod control;
 mod data_dir;
+mod diverged;
 mod greeting;
 mod hba;
 mod heartbeat;

@@ -1,14 +1,22 @@
 //! A deposed primary comes back by itself, by a rewind of what it has, and at whatever moment that
 //! is interrupted.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
 
-use dugong_tests::{Cluster, Instance, connect, eventually, kill, pause, resume};
-use dugong_topology::{Address, Role};
+use dugong_tests::{
+    Cluster, Disk, Instance, Pid, Writer, connect, eventually, kill, pause, resume,
+};
+use dugong_topology::{Address, InstanceId, Role, Topology};
+use tokio::time::Instant;
 
-use crate::{SOON, direct_dsn, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, making, nothing_is_lost, written_to};
+
+/// Instead of a rewind, always a copy.
+const NEVER_REWOUND: [(&str, &str); 1] = [("DUGONG_REPAIR_REWIND_TIMEOUT", "0s")];
 
 /// The primary writes rows that nobody else gets, and dies.
 async fn forked(cluster: &Cluster) -> Instance {
@@ -29,7 +37,7 @@ async fn forked(cluster: &Cluster) -> Instance {
 
 /// A file that nobody changes: a copy of the data has another one.
 fn unchanged_file(instance: &Instance) -> u64 {
-    std::fs::metadata(instance.data().join("base/1/2608")).expect("it has data").ino()
+    fs::metadata(instance.data().join("base/1/2608")).expect("it has data").ino()
 }
 
 /// How often data was made anew in that way since the instance's controller began.
@@ -72,6 +80,151 @@ async fn a_primary_with_writes_of_its_own_comes_back_by_a_rewind() {
     assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
     assert_eq!(unchanged_file(&former), file, "it was not copied");
     assert_eq!((made(&cluster, &former, "rewind"), made(&cluster, &former, "copy")), (1, 0));
+    has_what_the_others_have(&cluster, &former).await;
+    nothing_is_lost(writer).await;
+}
+
+/// What of a former primary is killed while its data is made anew.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Controller,
+    /// `pg_rewind`, or `pg_basebackup`.
+    Helper,
+    /// The server that replays, or a copy's source.
+    Server,
+    /// As if the power had gone.
+    Everything,
+}
+
+impl Victim {
+    /// Its processes, just now.
+    fn of(self, instance: &Instance) -> Vec<Pid> {
+        let name = instance.data().parent().expect("it is in a directory").display().to_string();
+        let here = processes().filter(|(_, command)| command.contains(&name));
+        let is_it = |command: &str| match self {
+            Self::Controller => command.contains("dugong-controller"),
+            Self::Helper => command.contains("pg_rewind") || command.contains("pg_basebackup"),
+            Self::Server => command.contains("bin/postgres -D"),
+            Self::Everything => true,
+        };
+        here.filter(|(_, command)| is_it(command)).map(|(pid, _)| pid).collect()
+    }
+}
+
+/// Every process with its command line.
+fn processes() -> impl Iterator<Item = (Pid, String)> {
+    let entries = fs::read_dir("/proc").expect("/proc is there").flatten();
+    entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        Some((pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+    })
+}
+
+/// The next number of a series that a seed begins (splitmix64).
+fn draw(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (z ^ (z >> 31)) % below
+}
+
+/// Kills the victim at five moments of as many repairs; each ends well.
+async fn killed_at_random_points(victim: Victim, environment: &[(&str, &str)]) {
+    let drawn = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
+    let told = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut seed = told.unwrap_or(drawn);
+    println!("SEED={seed}");
+    let cluster = Cluster::start_told(environment).await;
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    let mut lasted = 1_500;
+    for _ in 0..5 {
+        writer.goes_on(20, SOON).await;
+        let former = forked(&cluster).await;
+        // Until then what it wrote may still become everybody's.
+        let taken_over =
+            |now: &Topology| now.primary.as_ref().is_some_and(|primary| primary.id != former.id);
+        cluster.until("somebody has taken over", taken_over).await;
+        let begun = Instant::now();
+        let moment = Duration::from_millis(draw(&mut seed, lasted));
+        eventually("the moment has come", SOON, async || {
+            if begun.elapsed() < moment { Err(format!("{:?}", begun.elapsed())) } else { Ok(()) }
+        })
+        .await;
+        let killed = victim.of(&former);
+        killed.iter().copied().for_each(kill);
+        println!("{:?} after {moment:?}: {victim:?} {killed:?}", former.id);
+        writer.goes_on(20, SOON).await;
+        cluster.whole().await;
+        lasted =
+            u64::try_from(begun.elapsed().as_millis()).map_or(1_500, |ms| ms.clamp(500, 5_000));
+        has_what_the_others_have(&cluster, &former).await;
+    }
+    nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
+async fn its_controller_is_killed_during_a_rewind() {
+    killed_at_random_points(Victim::Controller, &[]).await;
+}
+
+#[tokio::test]
+async fn pg_rewind_is_killed() {
+    killed_at_random_points(Victim::Helper, &[]).await;
+}
+
+#[tokio::test]
+async fn its_server_is_killed_during_a_rewind() {
+    killed_at_random_points(Victim::Server, &[]).await;
+}
+
+#[tokio::test]
+async fn everything_of_it_is_killed_during_a_rewind() {
+    killed_at_random_points(Victim::Everything, &[]).await;
+}
+
+#[tokio::test]
+async fn everything_of_it_is_killed_during_a_copy() {
+    killed_at_random_points(Victim::Everything, &NEVER_REWOUND).await;
+}
+
+#[tokio::test]
+async fn pg_basebackup_is_killed() {
+    killed_at_random_points(Victim::Helper, &NEVER_REWOUND).await;
+}
+
+/// What `instance` says about itself, for people.
+fn note<'a>(topology: &'a Topology, instance: &InstanceId) -> &'a str {
+    let mut members = topology.members();
+    let member = members.find(|(_, member)| member.id == *instance);
+    member.and_then(|(_, member)| member.note.as_deref()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_copy_that_finds_no_room_is_not_begun_and_says_how_much_it_needs() {
+    if !Disk::is_allowed() {
+        return;
+    }
+    let mut cluster = Cluster::start_told(&NEVER_REWOUND).await;
+    let id = cluster.with_role(Role::Primary).id;
+    cluster.stop().await;
+    cluster.give_disk(&id);
+    cluster.resume();
+    cluster.whole().await;
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    let former = forked(&cluster).await;
+    assert_eq!(former.id, id, "it has the role again");
+    // Enough for a server to live on, and far too little for a copy.
+    cluster.disk().fill_up_to(40);
+    let says = |now: &Topology| note(now, &id).contains(": make room there");
+    let topology = cluster.until("it says that there is no room", says).await;
+    println!("{}", note(&topology, &id));
+    assert_eq!(making(&former), 1, "what it has is untouched");
+    writer.goes_on(20, SOON).await;
+    cluster.disk().free();
+    cluster.whole().await;
+    assert_eq!(making(&former), 2);
     has_what_the_others_have(&cluster, &former).await;
     nothing_is_lost(writer).await;
 }

@@ -28,6 +28,8 @@ pub struct Cluster {
     /// Before the directory, so that they are dropped before it.
     disks: Vec<Disk>,
     directory: TempDir,
+    /// What `dugong up` finds in its environment beside what this process has.
+    environment: Vec<(String, String)>,
     up: Option<Child>,
 }
 
@@ -51,17 +53,31 @@ impl Cluster {
         Self::begin_with(&[])
     }
 
+    /// Three instances, whole, whose controllers are told something by their environment.
+    pub async fn start_told(environment: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::new();
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        cluster.environment = environment.iter().map(own).collect();
+        cluster.resume();
+        cluster.whole().await;
+        cluster
+    }
+
     /// The same, with further arguments.
     pub fn begin_with(arguments: &[&str]) -> Self {
+        let mut cluster = Self::new();
+        cluster.resume_with(arguments);
+        cluster
+    }
+
+    fn new() -> Self {
         // The user that PostgreSQL runs as must be able to reach the directory.
         let directory = tempfile::Builder::new()
             .prefix("dugong-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .expect("a temporary directory can be made");
-        let mut cluster = Self { disks: Vec::new(), directory, up: None };
-        cluster.resume_with(arguments);
-        cluster
+        Self { disks: Vec::new(), directory, environment: Vec::new(), up: None }
     }
 
     /// Starts `dugong up` again on the same directory.
@@ -81,6 +97,7 @@ impl Cluster {
             .command("up")
             .args(["--write-port", "0", "--read-port", "0", "--http-port", "0"])
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("DUGONG_DIE_WITH_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log can be opened twice"))

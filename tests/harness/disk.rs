@@ -40,6 +40,17 @@ impl Disk {
         disk
     }
 
+    /// Leaves that much room and no more, in megabytes.
+    pub fn fill_up_to(&self, left: u64) {
+        let disk = rustix::fs::statvfs(&self.at).expect("the disk is there");
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+        let mut file = File::create(self.filler()).expect("a file can be made");
+        let block = vec![0; 1 << 20];
+        for _ in left..free {
+            file.write_all(&block).expect("there was room");
+        }
+    }
+
     /// Leaves no room at all.
     pub fn fill(&self) {
         let mut file = File::create(self.filler()).expect("a file can be made");

@@ -14,8 +14,12 @@ const LISTS: [(&str, &str); 3] =
     [("postgres", "networks"), ("postgres", "plain_networks"), ("store", "endpoints")];
 
 /// Keys whose values are neither texts nor lists.
-const OTHERS: [(&str, &str); 3] =
-    [("", "bootstrap_size"), ("", "one_node"), ("postgres", "settings")];
+const OTHERS: [(&str, &str); 4] = [
+    ("", "bootstrap_size"),
+    ("", "one_node"),
+    ("postgres", "settings"),
+    ("repair", "keep_diverged"),
+];
 
 /// One variable that overrides a key.
 #[derive(Clone, Debug, PartialEq)]

@@ -112,6 +112,8 @@ pub enum ConfigProblem {
          a dot in those of extensions"
     )]
     SettingName { name: String },
+    #[error("repair.keep_diverged = {value} is out of range: 0 to {most}")]
+    KeepDiverged { value: usize, most: usize },
     #[error("postgres.settings: the value of {name} has a line break or a NUL")]
     SettingValue { name: String },
 }

@@ -56,6 +56,7 @@ forget_after = "1day"
 
 [repair]
 rewind_timeout = "2h"
+keep_diverged = 3
 "#;
 
 /// `[store]` as it is for etcd.
@@ -103,6 +104,8 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.store.session_ttl, Duration::from_secs(4));
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
     assert_eq!(config.dns.unwrap().zone, "db.internal");
+    let two_hours = Some(Duration::from_secs(7200));
+    assert_eq!(config.repair, RepairConfig { rewind_timeout: two_hours, keep_diverged: 3 });
     let file: toml::Table = toml::from_str(WHOLE).unwrap();
     let etcd: toml::Table = toml::from_str(ETCD).unwrap();
     for (section, keys) in keys::SECTIONS {
@@ -130,6 +133,15 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.store.session_ttl, Duration::from_secs(3));
     assert_eq!(config.timings.link_ttl, Duration::from_secs(2));
     assert_eq!(config.dns, None);
+    assert_eq!(config.repair, RepairConfig::default());
+    let never = format!("{SMALLEST}[repair]\nrewind_timeout = \"0s\"");
+    assert_eq!(Config::parse(&never).unwrap().repair.rewind_timeout, None);
+    for (key, shown) in
+        [("rewind_timeout = \"25h\"", "0s to 1day"), ("keep_diverged = 101", "0 to 100")]
+    {
+        let refused = Config::parse(&format!("{SMALLEST}[repair]\n{key}")).unwrap_err().to_string();
+        assert!(refused.contains(shown), "{refused}");
+    }
     let short = "[dns]\nlisten = \"0.0.0.0:53\"\nzone = \"db\"";
     let dns = Config::parse(&format!("{SMALLEST}{short}")).unwrap().dns.unwrap();
     assert_eq!(dns.ttl, Duration::from_secs(1));

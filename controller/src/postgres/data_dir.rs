@@ -174,6 +174,8 @@ pub(super) struct ControlFile {
     /// Every first change of a page since a checkpoint is in the WAL, hint bits included: so the
     /// WAL names every page that differs (`wal_log_hints`, or checksums).
     pub changes_logged: bool,
+    /// The size of a file of WAL.
+    pub segment_bytes: u64,
 }
 
 impl ControlFile {
@@ -199,6 +201,7 @@ impl ControlFile {
         let checksums = value("Data page checksum version").is_some_and(|version| version != "0");
         Some(Self {
             changes_logged: hints || checksums,
+            segment_bytes: value("Bytes per WAL segment")?.parse().ok()?,
             system_identifier: SystemIdentifier(value("Database system identifier")?.parse().ok()?),
             state: value("Database cluster state")?.to_owned(),
             checkpoint: Position::new(TimelineId(timeline), lsn),
@@ -251,6 +254,7 @@ Latest checkpoint's REDO location:    0/3000028
 Latest checkpoint's TimeLineID:       2
 Latest checkpoint's PrevTimeLineID:   2
 wal_log_hints setting:                off
+Bytes per WAL segment:                16777216
 Data page checksum version:           0
 ";
 

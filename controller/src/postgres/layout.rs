@@ -27,6 +27,8 @@ pub(super) struct Layout {
     pub data_rewind: PathBuf,
     /// Data that `pg_rewind` has gone over, and that has not replayed what belongs to it yet.
     pub data_rewound: PathBuf,
+    /// What has forked, and is kept for people.
+    pub diverged: PathBuf,
     /// What was left of a data directory that somebody else destroyed.
     pub data_lost: PathBuf,
     /// The server's local socket and the passwords that it needs. Mode 0700.
@@ -60,6 +62,7 @@ impl Layout {
             data_old: dir.join("data.old"),
             data_rewind: dir.join("data.rewind"),
             data_rewound: rewound(&dir),
+            diverged: dir.join("diverged"),
             data_lost: dir.join("data.lost"),
             log: dir.join("postgres.log"),
             run,

@@ -6,10 +6,10 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use dugong_machine::Upstream;
-use dugong_topology::{Generation, Lsn, Position, TimelineId};
+use dugong_machine::{Identity, Upstream};
+use dugong_topology::{Generation, InstanceId, Lsn, Position, TimelineId};
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -19,12 +19,17 @@ use super::Settings;
 use super::configuration::connection;
 use super::control::{LookError, Session, identifier, literal};
 use super::data_dir::{
-    ControlFile, DataDirError, mark_standby, new_identity, remove_source_marks, write_identity,
+    ControlFile, DataDirError, StartsAs, mark_standby, new_identity, read_identity,
+    remove_source_marks, starts_as, write_identity,
 };
+use super::diverged;
 use super::helper::{HelperError, Line, run_and_hear, run_helper};
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
 use super::process::Spawner;
 use super::progress::Progress;
+
+/// Beside what is copied: a server makes WAL in files of 16 MB.
+const MARGIN: u64 = 64 << 20;
 
 /// The longest that a fresh server may take to answer, or to stop.
 const FRESH_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +51,13 @@ pub(super) enum MakingError {
     NoCheckpoint { id: String, within: Duration },
     #[error("{0}")]
     NotRewound(String),
+    #[error(
+        "{what} needs {}, and {} are free on the disk of {}: make room there",
+        size(*.needed),
+        size(*.free),
+        path.display()
+    )]
+    NoRoom { what: String, needed: u64, free: u64, path: PathBuf },
     #[error(transparent)]
     Look(#[from] LookError),
     #[error("the data directory cannot be made: {0}")]
@@ -62,9 +74,19 @@ impl MakingError {
             | Self::DataDir(_)
             | Self::Server(_)
             | Self::NotRewound(_)
+            | Self::NoRoom { .. }
             | Self::Files(_) => false,
         }
     }
+}
+
+/// What a copy takes the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// Evidence, if somebody wants to know what was never acknowledged.
+    Forked,
+    /// A prefix of what the copy has, or nothing.
+    Prefix,
 }
 
 /// What data that was just made says about its making.
@@ -110,7 +132,7 @@ impl Workshop<'_> {
         let first = Stamp { making: 1, made_in: Generation::default() };
         let identity = new_identity(settings, &control, first, control.checkpoint);
         write_identity(data, &identity)?;
-        self.put_in_place().await
+        self.put_in_place(Replaced::Prefix).await
     }
 
     /// Starts the fresh server for nobody but us, makes the roles, and stops it cleanly.
@@ -136,10 +158,14 @@ impl Workshop<'_> {
         self,
         source: &Upstream,
         stamp: Stamp,
+        old: Replaced,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), MakingError> {
         let Self { settings, layout, spawner } = self;
         let data = &layout.data_new;
+        // What cannot be told is kept.
+        let forked = old == Replaced::Forked || self.may_have_forked().await.unwrap_or(true);
+        let old = if forked { Replaced::Forked } else { Replaced::Prefix };
         self.clear().await?;
         super::configuration::write_passfile(settings, layout)?;
         let mut backup = Command::new(settings.bin.join("pg_basebackup"));
@@ -151,7 +177,11 @@ impl Workshop<'_> {
             .arg("--progress")
             .env("LC_ALL", "C");
         let hear = |line: &str| tell(progress, line);
-        let output = run_and_hear(spawner, backup, Signal::KILL, hear).await;
+        let output = tokio::select! {
+            output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,
+            // Dropped with what it has copied so far, which is next to nothing.
+            error = self.short_of_room(source, progress.subscribe()) => return Err(error),
+        };
         let source_id = source.id.to_string();
         let output = output.map_err(|error| MakingError::Copy { source_id, error })?;
         remove_source_marks(data)?;
@@ -160,7 +190,47 @@ impl Workshop<'_> {
         let control = ControlFile::read(settings, spawner, data).await?;
         let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
         write_identity(data, &new_identity(settings, &control, stamp, end))?;
-        self.put_in_place().await
+        self.put_in_place(old).await
+    }
+
+    /// Returns when it is known that the copy will find no room: once its size is known.
+    async fn short_of_room(
+        self,
+        source: &Upstream,
+        mut progress: watch::Receiver<Progress>,
+    ) -> MakingError {
+        // An error: nobody tells any more.
+        let size = progress.wait_for(|progress| progress.total > 0).await.map(|known| known.total);
+        let what = format!("a copy of {}", source.id);
+        match size.map(|size| self.make_room(what, size)) {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Makes room by what is only kept, where that is needed.
+    pub(super) fn make_room(self, what: String, bytes: u64) -> Result<(), MakingError> {
+        let Layout { dir, diverged, .. } = self.layout;
+        let needed = bytes.saturating_add(MARGIN);
+        let free = || free_bytes(dir).map_err(MakingError::Files);
+        if free()? < needed {
+            diverged::prune(diverged, 0)?;
+        }
+        match free()? {
+            free if free < needed => {
+                Err(MakingError::NoRoom { what, needed, free, path: dir.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what is here has WAL of its own: that of a primary may.
+    async fn may_have_forked(self) -> Result<bool, MakingError> {
+        let Self { settings, layout, spawner } = self;
+        if read_identity(&layout.data)?.is_none() {
+            return Ok(false);
+        }
+        Ok(starts_as(settings, spawner, &layout.data).await? == StartsAs::Primary)
     }
 
     /// Removes what an attempt before this one has left; its processes may be just ending.
@@ -180,11 +250,20 @@ impl Workshop<'_> {
     }
 
     /// The new data becomes the data. What was there is removed after that.
-    pub(super) async fn put_in_place(self) -> Result<(), MakingError> {
+    async fn put_in_place(self, old: Replaced) -> Result<(), MakingError> {
         let Layout { dir, data, data_new, data_old, data_rewind, data_rewound, .. } = self.layout;
         sync_directory(data_new)?;
         remove_all(data_old)?;
-        match fs::rename(data, data_old) {
+        let keep = self.settings.repair.keep_diverged;
+        let evidence = old == Replaced::Forked && keep > 0 && data.exists();
+        let moved = if evidence {
+            diverged::keep_data(&self.layout.diverged, data).map(|kept| {
+                tracing::info!(kept = %kept.display(), "the forked data is kept");
+            })
+        } else {
+            fs::rename(data, data_old)
+        };
+        match moved {
             Ok(()) => (),
             Err(error) if error.kind() == io::ErrorKind::NotFound => (),
             Err(error) => return Err(error.into()),
@@ -193,7 +272,15 @@ impl Workshop<'_> {
         sync_directory(dir)?;
         remove_in_background(data_rewind).await?;
         remove_in_background(data_rewound).await?;
+        self.prune().await?;
         Ok(remove_in_background(data_old).await?)
+    }
+
+    /// Keeps no more of what has forked than was asked for.
+    pub(super) async fn prune(self) -> io::Result<()> {
+        let (kept, count) = (self.layout.diverged.clone(), self.settings.repair.keep_diverged);
+        let pruning = tokio::task::spawn_blocking(move || diverged::prune(&kept, count));
+        pruning.await.map_err(io::Error::other)?
     }
 }
 
@@ -208,6 +295,17 @@ pub(super) fn tell(progress: &watch::Sender<Progress>, line: &str) -> Line {
     }
 }
 
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    // Some file systems have no limit, and say 0 of 0.
+    Ok(if disk.f_blocks == 0 { u64::MAX } else { disk.f_bavail.saturating_mul(disk.f_frsize) })
+}
+
+/// For people.
+fn size(bytes: u64) -> String {
+    format!("{} MB", bytes.div_ceil(1 << 20))
+}
+
 /// Large data takes a while to go: not on a thread that others wait for.
 pub(super) async fn remove_in_background(path: &Path) -> io::Result<()> {
     let path = path.to_owned();
@@ -216,10 +314,16 @@ pub(super) async fn remove_in_background(path: &Path) -> io::Result<()> {
 }
 
 /// Puts right what an end in the middle of making data has left.
-pub(super) fn tidy(layout: &Layout) -> io::Result<()> {
-    if !layout.data.exists() && layout.data_old.exists() {
-        fs::rename(&layout.data_old, &layout.data)?;
-        sync_directory(&layout.dir)?;
+pub(super) fn tidy(layout: &Layout, me: &InstanceId) -> io::Result<()> {
+    if !layout.data.exists() {
+        // The last thing that is written. Before that there may be the source's.
+        let is_mine = |identity: Option<Identity>| identity.is_some_and(|own| own.instance == *me);
+        let is_whole = read_identity(&layout.data_new).is_ok_and(is_mine);
+        let found = if is_whole { &layout.data_new } else { &layout.data_old };
+        if found.exists() {
+            fs::rename(found, &layout.data)?;
+            sync_directory(&layout.dir)?;
+        }
     }
     if layout.data.exists() {
         remove_all(&layout.data_rewound)?;
@@ -278,6 +382,64 @@ fn end_of_backup(said: &str) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What an end at some moment has left: directories with the identity that is in them.
+    fn tidied(left: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let (layout, _lock) = Layout::claim(&folder.path().join("pg-3"), 5432).unwrap();
+        for (name, owner) in left {
+            let data = layout.dir.join(name);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("from"), name).unwrap();
+            if let Some(owner) = owner {
+                let identity = Identity {
+                    instance: owner.parse().unwrap(),
+                    cluster: "main".to_owned(),
+                    system_identifier: dugong_machine::SystemIdentifier(7),
+                    generation: Generation(1),
+                    making: 1,
+                    made_in: Generation(1),
+                    made_at: Position::new(TimelineId(1), Lsn(1)),
+                };
+                write_identity(&data, &identity).unwrap();
+            }
+        }
+        tidy(&layout, &"pg-3".parse().unwrap()).unwrap();
+        let entries = fs::read_dir(&layout.dir).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = entries
+            .filter(|path| path.is_dir() && !path.ends_with("run"))
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, fs::read_to_string(path.join("from")).ok())
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn only_what_is_whole_becomes_data_and_nothing_else_is_left() {
+        let (mine, theirs) = (Some("pg-3"), Some("pg-2"));
+        #[rustfmt::skip]
+        let cases = [
+            // what was going on            what is left                                        what becomes the data
+            ("nothing",                     vec![("data", mine)],                               Some("data")),
+            ("a copy, at its beginning",    vec![("data", mine), ("data.new", None)],           Some("data")),
+            ("a copy, the data is gone",    vec![("data.new", None)],                           None),
+            ("that copy, with the mark of its source", vec![("data.new", theirs)],              None),
+            ("a whole copy, the old data kept aside",  vec![("data.new", mine)],                Some("data.new")),
+            ("a whole copy, the old data moved",       vec![("data.new", mine), ("data.old", mine)], Some("data.new")),
+            ("a rewind at work",            vec![("data.rewind", mine)],                        None),
+            ("a copy after that",           vec![("data.rewind", theirs), ("data.new", theirs)], None),
+        ];
+        for (what, left, data) in cases {
+            let expected = data.map(|from| ("data".to_owned(), Some(from.to_owned())));
+            assert_eq!(tidied(&left), Vec::from_iter(expected), "{what}");
+        }
+        let rewound = tidied(&[("data.rewound", None), ("data.new", theirs)]);
+        assert_eq!(rewound.len(), 1, "{rewound:?}");
+        assert_eq!(rewound[0].0, "data.rewound", "it is brought to its end");
+    }
 
     #[test]
     fn a_copy_says_where_its_wal_ends() {

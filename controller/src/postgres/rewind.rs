@@ -14,10 +14,11 @@
 //! Source: PROTOCOL.md, R7; PostgreSQL manual, `pg_rewind`.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use dugong_machine::Upstream;
-use dugong_topology::Position;
+use dugong_topology::{History, Position};
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use super::configuration::{connection, write_passfile};
 use super::data_dir::{
     ControlFile, mark_standby, new_identity, read_identity, remove_source_marks, write_identity,
 };
+use super::diverged::{Surplus, keep_wal};
 use super::helper::{run_and_hear, run_helper};
 use super::layout::{Layout, sync_directory};
 use super::making::{MakingError, Stamp, Workshop, remove_in_background, tell};
@@ -38,6 +40,12 @@ pub(super) enum Reused {
     /// All of its WAL was the primary's, too.
     AsPrefix,
     Rewound,
+}
+
+/// `need to copy 39 MB (total source directory size is 57 MB)`, in bytes.
+fn needed(line: &str) -> Option<u64> {
+    let (megabytes, _) = line.split_once("need to copy ")?.1.split_once(" MB")?;
+    megabytes.parse::<u64>().ok()?.checked_mul(1 << 20)
 }
 
 impl Workshop<'_> {
@@ -73,7 +81,7 @@ impl Workshop<'_> {
             write_identity(&layout.data, &identity)?;
             return Ok(Reused::AsPrefix);
         }
-        self.prepare(primary, &own).await?;
+        self.prepare(primary, &own, &theirs).await?;
         self.go_over(primary, progress).await?;
         self.follow_up(primary, stamp).await
     }
@@ -90,7 +98,12 @@ impl Workshop<'_> {
     }
 
     /// Refuses what `pg_rewind` would refuse, or judge by the wrong timeline, before any write.
-    async fn prepare(self, primary: &Upstream, own: &Replayed) -> Result<(), MakingError> {
+    async fn prepare(
+        self,
+        primary: &Upstream,
+        own: &Replayed,
+        theirs: &History,
+    ) -> Result<(), MakingError> {
         let refuse = |why: String| Err(MakingError::NotRewound(why));
         let control = ControlFile::read(self.settings, self.spawner, &self.layout.data).await?;
         if !control.changes_logged {
@@ -106,7 +119,9 @@ impl Workshop<'_> {
                 control.checkpoint.timeline, own.history.timeline
             ));
         }
-        let theirs = self.settled_lineage_of(primary).await?.history;
+        if self.settled_lineage_of(primary).await?.history != *theirs {
+            return refuse(format!("{} has begun another timeline meanwhile", primary.id));
+        }
         if own.history.timeline >= theirs.timeline {
             // By the number alone nobody can tell whether it is the same one.
             return refuse(format!(
@@ -117,8 +132,16 @@ impl Workshop<'_> {
         let mut trial = self.pg_rewind(&self.layout.data, primary);
         trial.arg("--dry-run");
         let output = run_helper(self.spawner, trial, Signal::KILL).await?;
-        for line in output.stderr.lines().filter(|line| line.contains("WAL location")) {
-            tracing::info!("{line}");
+        let size = output.stderr.lines().find_map(needed).unwrap_or(0);
+        self.make_room("a rewind".to_owned(), size)?;
+        if self.settings.repair.keep_diverged > 0 {
+            let surplus = Surplus::of(&own.history, own.lsn, theirs);
+            let (kept, data) = (self.layout.diverged.clone(), self.layout.data.clone());
+            let bytes = control.segment_bytes;
+            let keeping = move || keep_wal(&kept, &data, &surplus, bytes);
+            let kept = tokio::task::spawn_blocking(keeping).await.map_err(io::Error::other)??;
+            tracing::info!(kept = %kept.display(), "the WAL that is taken back is kept");
+            self.prune().await?;
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ impl Supervisor {
             // A controller before this one may have been killed: what it left is ended first.
             self.end_everything().await;
         }
-        if let Err(error) = tidy(&self.layout) {
+        if let Err(error) = tidy(&self.layout, &self.settings.instance) {
             tracing::error!(%error, "left-over data cannot be removed");
         }
         self.examine().await;

@@ -1,8 +1,10 @@
 //! A deposed primary's data is made anew of what it has, or copied where that cannot be.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use dugong_controller::config::RepairConfig;
 use dugong_controller::postgres::has_served;
 use dugong_machine::{Access, Data, Goal, Old, Receiver, Run, Stop};
 use dugong_topology::{Generation, Lsn};
@@ -76,6 +78,14 @@ async fn comes_back(old: &mut Instance, new: &Instance) {
     }
 }
 
+/// What is kept of forked data.
+fn kept(instance: &Instance) -> Vec<PathBuf> {
+    let Ok(entries) = instance.data().with_file_name("diverged").read_dir() else {
+        return Vec::new();
+    };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
 /// A file that nobody changes: whoever copies the data makes it anew.
 fn unchanged_file(instance: &Instance) -> u64 {
     std::fs::metadata(instance.data().join("base/1/2608")).unwrap().ino()
@@ -89,6 +99,10 @@ fn data_that_has_forked_is_rewound_and_not_copied() {
         comes_back(&mut old, &new).await;
         assert_eq!(unchanged_file(&old), file, "it was not copied");
         assert!(old.data().join("backup_label.old").exists(), "it was rewound");
+        let kept = kept(&old);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert!(kept[0].join("pg_wal/000000010000000000000003").exists(), "what forked is kept");
+        assert!(!kept[0].join("base").exists(), "and nothing else");
     });
 }
 
@@ -100,6 +114,7 @@ fn data_that_is_a_prefix_only_follows() {
         comes_back(&mut old, &new).await;
         assert_eq!(unchanged_file(&old), file, "it was not copied");
         assert!(!old.data().join("backup_label.old").exists(), "nor rewound");
+        assert!(kept(&old).is_empty(), "there is nothing to keep");
     });
 }
 
@@ -133,6 +148,9 @@ fn data_that_cannot_be_rewound_is_copied() {
         let file = unchanged_file(&old);
         comes_back(&mut old, &new).await;
         assert_ne!(unchanged_file(&old), file, "it was copied");
+        let kept = kept(&old);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert_eq!(std::fs::metadata(kept[0].join("base/1/2608")).unwrap().ino(), file);
     });
 }
 
@@ -141,12 +159,15 @@ fn where_no_time_is_given_to_rewinds_data_is_copied() {
     as_postgres(async {
         let (old, new) = taken_over(true).await;
         let mut ended = old.end().await;
-        ended.tell(|settings| settings.repair.rewind_timeout = None);
+        ended.tell(|settings| {
+            settings.repair = RepairConfig { rewind_timeout: None, keep_diverged: 0 };
+        });
         let mut old = ended.resume();
         old.until("its data is found", |server| server.identity().is_some()).await;
         let file = unchanged_file(&old);
         comes_back(&mut old, &new).await;
         assert_ne!(unchanged_file(&old), file, "it was copied");
+        assert!(kept(&old).is_empty(), "nothing was to be kept");
     });
 }
 

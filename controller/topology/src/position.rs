@@ -159,6 +159,26 @@ impl History {
                 .is_some_and(|left| left.timeline == branch.timeline && lsn <= left.lsn)
     }
 
+    /// The last place that this history and WAL on `branch` that ends at `lsn` have in common.
+    pub fn parts_from(&self, branch: &Self, lsn: Lsn) -> Position {
+        let parts = |history: &Self, end| {
+            let last = Position::new(history.timeline, end);
+            history.ancestors.iter().copied().chain([last]).collect::<Vec<_>>()
+        };
+        let both = parts(self, Lsn(u64::MAX)).into_iter().zip(parts(branch, lsn));
+        let mut common = Position::new(TimelineId(1), Lsn(0));
+        for (ours, theirs) in both {
+            if ours.timeline != theirs.timeline {
+                break;
+            }
+            common = Position::new(ours.timeline, ours.lsn.min(theirs.lsn));
+            if ours.lsn != theirs.lsn {
+                break;
+            }
+        }
+        common
+    }
+
     /// Whether WAL that ends at `lsn` on this history's timeline includes everything up to
     /// `target`.
     pub fn reaches(&self, lsn: Lsn, target: Position) -> bool {
@@ -212,7 +232,15 @@ mod tests {
         ];
         for (what, branch, end, expected) in cases {
             assert_eq!(newest.left_behind(&branch, Lsn(end)), expected, "{what}");
+            let parts = newest.parts_from(&branch, Lsn(end));
+            assert!(newest.contains(parts) && parts.lsn <= Lsn(end), "{what}: {parts}");
+            if expected {
+                assert_eq!(parts, Position::new(branch.timeline, Lsn(end)), "{what}");
+            }
         }
+        let past = newest.parts_from(&history(3, &[at(1, 0x100)]), Lsn(0x300));
+        assert_eq!(past, at(3, 0x200));
+        assert_eq!(newest.parts_from(&history(2, &[at(1, 0x80)]), Lsn(0x90)), at(1, 0x80));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use dugong_machine::{Old, Run, Upstream, Work};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
-use super::super::making::{MakingError, Stamp, Workshop};
+use super::super::making::{MakingError, Replaced, Stamp, Workshop};
 use super::super::progress::Progress;
 use super::super::rewind::Reused;
 use super::Supervisor;
@@ -28,6 +28,10 @@ pub(super) struct Rewinds {
 impl Rewinds {
     fn may_try(&self, making: u32) -> bool {
         self.making != making || self.failed < ATTEMPTS
+    }
+
+    fn found_forked(&self, making: u32) -> bool {
+        self.making == making && self.failed > 0
     }
 
     fn failed(&mut self, making: u32, error: &MakingError) {
@@ -77,7 +81,13 @@ impl Supervisor {
         let (settings, layout, spawner) = self.tools();
         let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
         let (progress, heard) = watch::channel(Progress::default());
-        let copying = Box::pin(workshop.copy(source, stamp, &progress));
+        // What was to be rewound has forked.
+        let replaced = if self.rewinds.found_forked(stamp.making) {
+            Replaced::Forked
+        } else {
+            Replaced::Prefix
+        };
+        let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
         let made = self.watch(copying, &heard).await;
         self.made(made, "copy").await
     }
