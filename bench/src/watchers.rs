@@ -268,6 +268,7 @@ fn snapshot(revision: u64) -> Snapshot {
         history: None,
         upstream: at.checked_sub(1).map(|up| ids[up].clone()),
         lag: None,
+        making: None,
         hands_over: None,
         note: None,
     };

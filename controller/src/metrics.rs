@@ -1,6 +1,7 @@
 //! Every metric of a controller, in one table, so that manual, code and scrape agree.
 
 use dugong_machine::{Answer, ServerState, State};
+use dugong_topology::{Making, Way};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
 /// What a metric is.
@@ -12,7 +13,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 13] = [
+const TABLE: [(&str, Kind, &str); 16] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -22,6 +23,9 @@ const TABLE: [(&str, Kind, &str); 13] = [
     ("dugong_lag_bytes",                   Kind::Gauge,   "WAL of the upstream that reads here do not show yet; 0 on a primary."),
     ("dugong_writable",                    Kind::Gauge,   "1 while this instance is a primary whose sync has caught up."),
     ("dugong_declarations_total",          Kind::Counter, "Compare-and-swaps of the state record; label: outcome (won, raced, guarded, unknown)."),
+    ("dugong_making_done_bytes",           Kind::Gauge,   "What has been brought of data that is made anew here; 0 while none is. Label: way (copy, rewind)."),
+    ("dugong_making_total_bytes",          Kind::Gauge,   "The same, all of it, once that is known. Label: way."),
+    ("dugong_making_left_seconds",         Kind::Gauge,   "How long it still takes at the pace so far; 0 where that is not known. Label: way."),
     ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, copy, rewind, prefix: its WAL was found to be one)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
     ("dugong_dns_responses_total",         Kind::Counter, "Answers of the name server; label: code (noerror, formerr, servfail, nxdomain, notimp, refused)."),
@@ -75,6 +79,14 @@ pub(crate) fn show(state: &State) {
     }
     let lag = said.lag.map_or(0, |lag| lag.upstream_end.bytes_after(lag.replayed));
     metrics::gauge!("dugong_lag_bytes").set(lag as f64);
+    for way in [Way::Copy, Way::Rewind] {
+        let making = said.making.filter(|making| making.way == way);
+        let of = |value: fn(Making) -> Option<u64>| making.and_then(value).unwrap_or(0) as f64;
+        let name = way.as_str();
+        metrics::gauge!("dugong_making_done_bytes", "way" => name).set(of(|m| Some(m.done_bytes)));
+        metrics::gauge!("dugong_making_total_bytes", "way" => name).set(of(|m| m.total_bytes));
+        metrics::gauge!("dugong_making_left_seconds", "way" => name).set(of(|m| m.seconds_left));
+    }
     let writable = said.open == Some(said.seen);
     metrics::gauge!("dugong_writable").set(f64::from(u8::from(writable)));
 }

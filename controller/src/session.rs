@@ -196,6 +196,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            making: None,
             hands_over: None,
             note: None,
         }

@@ -33,6 +33,7 @@ fn member(name: &str, host: &str) -> Member {
         upstream: None,
         lag_bytes: None,
         lag_seconds: None,
+        making: None,
         note: None,
     }
 }

@@ -53,6 +53,7 @@ fn member(name: &str, lag_bytes: Option<u64>) -> Member {
         upstream: lag_bytes.map(|_| id("pg-1")),
         lag_bytes,
         lag_seconds: None,
+        making: None,
         note: None,
     }
 }

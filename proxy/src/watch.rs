@@ -272,6 +272,7 @@ pub fn fixed(primary: Address, replicas: Vec<Address>) -> Topology {
         upstream: None,
         lag_bytes,
         lag_seconds: None,
+        making: None,
         note: None,
     };
     let replica = |(index, address)| member(format!("replica-{}", index + 1), address, Some(0));

@@ -28,7 +28,7 @@ async fn forked(cluster: &Cluster) -> Instance {
     pause(receiver);
     // More than waits in sockets on the way to the sync.
     let rows = "set synchronous_commit = local; \
-                insert into forked select -g from generate_series(1, 500000) g";
+                insert into forked select -g from generate_series(1, 250000) g";
     client.batch_execute(rows).await.expect("nobody is waited for");
     kill(primary.postmaster().expect("the server runs"));
     resume(receiver);
@@ -213,10 +213,10 @@ async fn a_copy_that_finds_no_room_is_not_begun_and_says_how_much_it_needs() {
     cluster.resume();
     cluster.whole().await;
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    // Enough for what forks, and too little for a copy.
+    cluster.disk().fill_up_to(110);
     let former = forked(&cluster).await;
     assert_eq!(former.id, id, "it has the role again");
-    // Enough for a server to live on, and far too little for a copy.
-    cluster.disk().fill_up_to(40);
     let says = |now: &Topology| note(now, &id).contains(": make room there");
     let topology = cluster.until("it says that there is no room", says).await;
     println!("{}", note(&topology, &id));

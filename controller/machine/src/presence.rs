@@ -1,7 +1,7 @@
 //! What one instance says about itself, under the store's session.
 
 use dugong_topology::document::Lag;
-use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position};
+use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Making, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::record::SystemIdentifier;
@@ -30,6 +30,9 @@ pub struct Presence {
     pub upstream: Option<InstanceId>,
     /// As a standby: how far it is behind its upstream.
     pub lag: Option<StandbyLag>,
+    /// While its data is made anew: how far that has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// As a primary that has stopped: what its sync needs to take over as asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hands_over: Option<Handover>,
@@ -90,9 +93,9 @@ impl From<LagAge> for Lag {
 }
 
 impl Presence {
-    /// Whether the two say the same but for what moves all the time: positions and lag.
+    /// Whether the two say the same but for what moves all the time: positions, lag, progress.
     pub fn is_like(&self, other: &Self) -> bool {
-        let still = |of: &Self| Self { position: None, lag: None, ..of.clone() };
+        let still = |of: &Self| Self { position: None, lag: None, making: None, ..of.clone() };
         still(self) == still(other)
     }
 }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use dugong_topology::{Address, Generation, History, InstanceId, Lsn, Position, TimelineId};
+use dugong_topology::{
+    Address, Generation, History, InstanceId, Lsn, Making, Position, TimelineId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::presence::StandbyLag;
@@ -181,10 +183,7 @@ pub enum Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Work {
     Initialising,
-    /// Bytes so far.
-    Copying {
-        bytes: u64,
-    },
+    Copying(Making),
     Starting,
     Promoting,
     Stopping,

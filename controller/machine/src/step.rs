@@ -236,6 +236,16 @@ impl State {
             history,
             upstream,
             lag,
+            making: match &self.server.run {
+                Run::Busy(Work::Copying(making)) => Some(*making),
+                Run::Busy(
+                    Work::Initialising | Work::Starting | Work::Promoting | Work::Stopping,
+                )
+                | Run::Unknown
+                | Run::Down
+                | Run::Standby(_)
+                | Run::Primary(_) => None,
+            },
             hands_over: None,
             note: self.words(note),
         }

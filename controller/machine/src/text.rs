@@ -84,7 +84,7 @@ impl fmt::Display for Run {
             Self::Unknown => f.write_str("not looked at yet"),
             Self::Down => f.write_str("down"),
             Self::Busy(Work::Initialising) => f.write_str("initialising"),
-            Self::Busy(Work::Copying { bytes }) => write!(f, "copying, {bytes} bytes"),
+            Self::Busy(Work::Copying(making)) => f.write_str(making.way.as_str()),
             Self::Busy(Work::Starting) => f.write_str("starting"),
             Self::Busy(Work::Promoting) => f.write_str("promoting"),
             Self::Busy(Work::Stopping) => f.write_str("stopping"),

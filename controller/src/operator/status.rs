@@ -88,6 +88,9 @@ pub(super) fn page(topology: &Topology) -> String {
         if let Some(note) = &member.note {
             text.push_str(&format!("{}: {note}\n", member.id));
         }
+        if let Some(making) = &member.making {
+            text.push_str(&format!("{}: {making}\n", member.id));
+        }
     }
     text
 }
@@ -158,7 +161,9 @@ mod tests {
                 "sync":{"id":"pg-2","address":"127.0.0.1:5502","healthy":true,"state":"streaming",
                         "upstream":"pg-1","position":null,"lag_bytes":16,"lag_seconds":0.25},
                 "asyncs":[{"id":"pg-3","address":null,"healthy":false,"state":"unreachable",
-                           "position":null}],
+                           "position":null,
+                           "making":{"way":"rewind","done_bytes":41943040,
+                                     "total_bytes":104857600,"seconds_left":3}}],
                 "began_at":null,"frozen":null,"reason":"primary lost",
                 "since":"2026-01-02T03:04:05.678Z","waiting":"pg-1: writes wait for pg-2"}"#,
         )
@@ -172,6 +177,7 @@ instance  role     state        address         from  lag          position
 pg-1      primary  running      127.0.0.1:5501  -     -            2@0/5000060
 pg-2      sync     streaming    127.0.0.1:5502  pg-1  16 B, 0.2 s  -
 pg-3      async    unreachable  -               -     -            -
+pg-3: rewind: 40 of 100 MB, 40 %, 3 s left
 ";
         assert_eq!(page(&topology), expected);
     }

@@ -3,6 +3,10 @@
 //! Source: PostgreSQL, `progress_report` of `pg_basebackup` and of `pg_rewind`: the same form since
 //! version 13, `1024/40101 kB (2%)` and more words.
 
+use std::time::Duration;
+
+use dugong_topology::{Making, Way};
+
 /// How much is done, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -19,11 +23,35 @@ impl Progress {
         let bytes = |text: &str| text.parse::<u64>().ok()?.checked_mul(1024);
         Some(Self { done: bytes(done)?, total: bytes(total)? })
     }
+
+    /// The same for others, after so long.
+    pub(super) fn told(&self, way: Way, elapsed: Duration) -> Making {
+        let total_bytes = (self.total > 0).then_some(self.total);
+        let rest = self.total.saturating_sub(self.done);
+        // A pace that is made of nothing says nothing.
+        let seconds_left = total_bytes.filter(|_| self.done > 0).and_then(|_| {
+            let millis = elapsed.as_millis().checked_mul(u128::from(rest))?;
+            u64::try_from(millis / u128::from(self.done) / 1000).ok()
+        });
+        Making { way, done_bytes: self.done, total_bytes, seconds_left }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_the_pace_so_far() {
+        let told = |done, total| {
+            let making = Progress { done, total }.told(Way::Copy, Duration::from_secs(10));
+            (making.total_bytes, making.seconds_left)
+        };
+        assert_eq!(told(0, 0), (None, None));
+        assert_eq!(told(0, 400), (Some(400), None));
+        assert_eq!(told(100, 400), (Some(400), Some(30)));
+        assert_eq!(told(410, 400), (Some(400), Some(0)));
+    }
 
     #[test]
     fn progress_reads_as_the_programs_write_it() {

@@ -90,6 +90,7 @@ fn member(snapshot: &Snapshot, part: Option<(&Record, Role)>, id: &InstanceId) -
         upstream: presence.upstream.clone(),
         lag_bytes: is_standby.then(|| lag_bytes(snapshot, presence, 0)).flatten(),
         lag_seconds: presence.lag.filter(|_| is_standby).map(|lag| Lag::from(lag.age)),
+        making: presence.making.filter(|_| alive),
         note: presence.note.clone(),
     }
 }
@@ -106,6 +107,7 @@ fn stranger(id: &InstanceId) -> Member {
         upstream: None,
         lag_bytes: None,
         lag_seconds: None,
+        making: None,
         note: None,
     }
 }
@@ -168,6 +170,7 @@ mod tests {
             history: None,
             upstream: None,
             lag: None,
+            making: None,
             hands_over: None,
             note: None,
         }

@@ -82,6 +82,7 @@ pub(super) fn presence(of: &str, server: ServerState) -> Presence {
         history: None,
         upstream: None,
         lag: None,
+        making: None,
         hands_over: None,
         note: None,
     }

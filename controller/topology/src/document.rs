@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Address, Generation, InstanceId, Position, Revision, Role, Version};
+use crate::{Address, Generation, InstanceId, Making, Position, Revision, Role, Version};
 
 /// What clients see of one cluster at one [`Version`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,9 @@ pub struct Member {
     /// Age of what reads here show, at the primary's last word. Standbys only; none: unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_seconds: Option<Lag>,
+    /// How far its data has come, while that is made anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// What it does or waits for, in words; none where there is nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

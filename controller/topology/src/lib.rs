@@ -19,6 +19,7 @@
 pub mod document;
 mod generation;
 mod instance;
+mod making;
 mod position;
 mod role;
 pub mod stream;
@@ -27,5 +28,6 @@ pub mod units;
 pub use document::{Freeze, Member, Phase, Topology};
 pub use generation::{Generation, Revision, Version};
 pub use instance::{Address, AddressError, InstanceId, InstanceIdError};
+pub use making::{Making, Way};
 pub use position::{History, Lsn, LsnError, Position, TimelineId};
 pub use role::Role;

@@ -6,7 +6,7 @@ use dugong_machine::{
 };
 use dugong_simulator::office::Office;
 use dugong_simulator::{Bug, lie};
-use dugong_topology::{Generation, History, Position};
+use dugong_topology::{Generation, History, Making, Position, Way};
 
 use crate::server::{OWN, Primary, Process, Standby, Then, Waiter};
 use crate::world::World;
@@ -230,7 +230,8 @@ impl World {
             }
             Old::Untouched => self.number_of(&source.id),
         };
-        self.server(node).become_busy(Work::Copying { bytes: 0 }, Then::Copied { from });
+        self.server(node)
+            .become_busy(Work::Copying(Making::begun(Way::Copy)), Then::Copied { from });
     }
 
     fn has_prefix_of(&self, node: usize, from: usize) -> bool {

@@ -6,7 +6,7 @@ use dugong_machine::{
     Access, Event, Goal, Identity, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room, Run,
     Server as Seen, StandbyGoal, StandbyView, Stop, SystemIdentifier, Upstream, Work,
 };
-use dugong_topology::{Generation, History, Position};
+use dugong_topology::{Generation, History, Making, Position, Way};
 
 use crate::bug::Bug;
 use crate::checker::Violation;
@@ -313,7 +313,8 @@ impl World {
             }
             Old::GivenUp { .. } | Old::Untouched => self.number_of(&source.id),
         };
-        self.work(node, Work::Copying { bytes: 0 }, Then::Copied { from }, 100, 2_500);
+        let work = Work::Copying(Making::begun(Way::Copy));
+        self.work(node, work, Then::Copied { from }, 100, 2_500);
     }
 
     fn take_copy(&mut self, node: usize, from: usize) {

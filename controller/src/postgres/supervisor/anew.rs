@@ -1,6 +1,7 @@
 //! Data made anew: `initdb`, or what is here brought to what the primary has, or a copy.
 
 use dugong_machine::{Old, Run, Upstream, Work};
+use dugong_topology::Way;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
@@ -88,7 +89,7 @@ impl Supervisor {
             Replaced::Prefix
         };
         let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
-        let made = self.watch(copying, &heard).await;
+        let made = self.watch(Way::Copy, copying, &heard).await;
         self.made(made, "copy").await
     }
 
@@ -105,8 +106,8 @@ impl Supervisor {
         let rewinding = Box::pin(workshop.rewind(primary, stamp, &progress));
         let rewinding = tokio::time::timeout(limit, rewinding);
         let late = |_| MakingError::NotRewound(format!("it took longer than {limit:?}"));
-        let made =
-            self.watch(async { rewinding.await.unwrap_or_else(|e| Err(late(e))) }, &heard).await;
+        let bounded = async { rewinding.await.unwrap_or_else(|elapsed| Err(late(elapsed))) };
+        let made = self.watch(Way::Rewind, bounded, &heard).await;
         let took = begun.elapsed();
         match made {
             Ok(Reused::AsPrefix) => {
@@ -130,18 +131,20 @@ impl Supervisor {
     /// Waits for the end of `work`, and tells how far it is meanwhile.
     async fn watch<T>(
         &mut self,
+        way: Way,
         work: impl Future<Output = T>,
         progress: &watch::Receiver<Progress>,
     ) -> T {
         tokio::pin!(work);
+        let begun = Instant::now();
         let mut ticks = tokio::time::interval(TELL);
         loop {
             tokio::select! {
                 done = &mut work => return done,
                 // Both are polled again: nothing is lost.
                 _ = ticks.tick() => {
-                    let bytes = progress.borrow().done;
-                    self.report(Run::Busy(Work::Copying { bytes })).await;
+                    let making = progress.borrow().told(way, begun.elapsed());
+                    self.report(Run::Busy(Work::Copying(making))).await;
                 }
             }
         }

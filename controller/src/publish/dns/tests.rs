@@ -22,6 +22,7 @@ fn member(name: &str, host: &str) -> Member {
         upstream: None,
         lag_bytes: None,
         lag_seconds: None,
+        making: None,
         note: None,
     }
 }

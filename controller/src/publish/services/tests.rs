@@ -16,6 +16,7 @@ fn member(name: &str, healthy: bool) -> Member {
         upstream: None,
         lag_bytes: None,
         lag_seconds: None,
+        making: None,
         note: None,
     }
 }

@@ -71,6 +71,7 @@ pub(super) fn presence(name: &str, server: ServerState) -> Presence {
         history: Some(history()),
         upstream: None,
         lag: None,
+        making: None,
         hands_over: None,
         note: None,
     }
