@@ -57,7 +57,7 @@ impl Group {
     /// How many; a power of two.
     fn count(self) -> u16 {
         match self {
-            Self::Small => 256,
+            Self::Small => 128,
             Self::Large => 8,
         }
     }
