@@ -48,11 +48,11 @@ impl Kind {
     ///
     /// A quarter of a call: one more for each message is more than that, while which clients of a
     /// crowd come together is less. Instructions differ by a tenth from one compiler to the next,
-    /// and by a twentieth from run to run.
+    /// and by a fifth from run to run on a machine that is busy.
     fn most(self, recorded: f64) -> f64 {
         match self {
             Self::Calls => recorded + 0.25,
-            Self::Instructions => recorded * 1.2,
+            Self::Instructions => recorded * 1.3,
         }
     }
 }
@@ -80,23 +80,31 @@ const QUERIES: usize = 20_000;
 /// Answers of [`ROWS`] rows, for the same reason.
 const ANSWERS: usize = 300;
 
+/// How often it is counted before it is believed: what the proxy does beside is only ever added.
+const ATTEMPTS: usize = 3;
+
 /// Counts, and compares or records.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let program = Program::find(options.proxy.as_deref())?;
     let folder = account::folder("bench-counts-")?;
     let greeter = Greeter::start(folder.path())?;
     let counter = Counter { program, server: greeter.port, folder: folder.path() };
-    let mut counts = Vec::new();
-    for engine in [Engine::Epoll, Engine::Uring] {
-        if engine == Engine::Uring && !crate::relay::uring_is_there() {
-            println!("io_uring is not there, or not allowed: nothing is counted of it");
-            continue;
-        }
-        counter.calls(engine, &mut counts)?;
-    }
-    counter.instructions(&mut counts)?;
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("counts.json");
-    if options.record { record(&file, &counts) } else { compare(&file, &counts) }
+    let mut counts = counter.all()?;
+    if options.record {
+        return record(&file, &counts);
+    }
+    let recorded = read(&file)?;
+    for _ in 1..ATTEMPTS {
+        if more(&recorded, &counts)?.is_empty() {
+            break;
+        }
+        println!("more than recorded: counted again, and the least of each is taken");
+        for (count, again) in counts.iter_mut().zip(counter.all()?) {
+            count.found = count.found.min(again.found);
+        }
+    }
+    compare(&recorded, &counts)
 }
 
 struct Counter<'a> {
@@ -106,6 +114,19 @@ struct Counter<'a> {
 }
 
 impl Counter<'_> {
+    fn all(&self) -> anyhow::Result<Vec<Count>> {
+        let mut counts = Vec::new();
+        for engine in [Engine::Epoll, Engine::Uring] {
+            if engine == Engine::Uring && !crate::relay::uring_is_there() {
+                println!("io_uring is not there, or not allowed: nothing is counted of it");
+                continue;
+            }
+            self.calls(engine, &mut counts)?;
+        }
+        self.instructions(&mut counts)?;
+        Ok(counts)
+    }
+
     fn calls(&self, engine: Engine, counts: &mut Vec<Count>) -> anyhow::Result<()> {
         let (port, log) = (free_port(), self.folder.join("proxy.log"));
         let mut command = account::command(&self.program.path, Account::Own)?;
@@ -219,22 +240,36 @@ fn record(file: &Path, counts: &[Count]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn compare(file: &Path, counts: &[Count]) -> anyhow::Result<()> {
-    let recorded = fs::read_to_string(file)
+/// What is recorded, by name.
+type Recorded = BTreeMap<String, f64>;
+
+fn read(file: &Path) -> anyhow::Result<Recorded> {
+    let text = fs::read_to_string(file)
         .with_context(|| format!("{} is not there: {ANEW}", file.display()))?;
-    let recorded: BTreeMap<String, f64> = serde_json::from_str(&recorded)
-        .with_context(|| format!("{} is not understood: {ANEW}", file.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not understood: {ANEW}", file.display()))
+}
+
+/// What is more than is let pass, in words.
+fn more(recorded: &Recorded, counts: &[Count]) -> anyhow::Result<Vec<String>> {
     let mut more = Vec::new();
     for Count { name, kind, found } in counts {
-        let Some(before) = recorded.get(name) else {
-            bail!("'{name}' is not recorded: {ANEW}");
-        };
+        let Some(before) = recorded.get(name) else { bail!("'{name}' is not recorded: {ANEW}") };
         let most = kind.most(*before);
-        println!("{name}: {found:.2}, recorded {before:.2}, at most {most:.2}");
         if *found > most {
-            more.push(format!("{name}: {found:.2}, more than {most:.2}"));
+            more.push(format!("{name}: {found:.2}, recorded {before:.2}, at most {most:.2}"));
         }
     }
+    Ok(more)
+}
+
+fn compare(recorded: &Recorded, counts: &[Count]) -> anyhow::Result<()> {
+    for Count { name, kind, found } in counts {
+        let before = recorded.get(name).copied().unwrap_or_default();
+        let most = kind.most(before);
+        println!("{name}: {found:.2}, recorded {before:.2}, at most {most:.2}");
+    }
+    let more = more(recorded, counts)?;
     ensure!(
         more.is_empty(),
         "the hot path has become longer:\n  {}\nIf that has a reason that is worth it, {ANEW}",
@@ -246,3 +281,30 @@ fn compare(file: &Path, counts: &[Count]) -> anyhow::Result<()> {
 /// What to do about it.
 const ANEW: &str = "record it: cargo run --release -p dugong-bench -- counts --record, \
                     and commit bench/counts.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_call_more_is_seen_and_a_wobble_is_not() {
+        let recorded = BTreeMap::from([("calls".to_owned(), 2.0), ("work".to_owned(), 100.0)]);
+        #[rustfmt::skip]
+        let cases = [
+            ("the same",             2.0,  100.0, 0),
+            ("less",                 1.0,   10.0, 0),
+            ("a wobble",             2.2,  125.0, 0),
+            ("a call a query more",  3.0,  100.0, 1),
+            ("both",                 3.0,  200.0, 2),
+        ];
+        for (what, calls, work, expected) in cases {
+            let count = |name: &str, kind, found| Count { name: name.to_owned(), kind, found };
+            let counts =
+                [count("calls", Kind::Calls, calls), count("work", Kind::Instructions, work)];
+            let more = more(&recorded, &counts).expect("all are recorded");
+            assert_eq!(more.len(), expected, "{what}: {more:?}");
+        }
+        let unknown = Count { name: "else".to_owned(), kind: Kind::Calls, found: 0.0 };
+        assert!(more(&recorded, &[unknown]).is_err(), "what is not recorded does not pass");
+    }
+}
