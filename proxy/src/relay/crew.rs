@@ -22,7 +22,7 @@ use crate::metrics;
 use crate::relay::balance::{Balance, Load};
 use crate::relay::engine::epoll::Epoll;
 use crate::relay::engine::io_uring::{self, IoUring};
-use crate::relay::engine::{Engine, choose};
+use crate::relay::engine::{Engine, choose, instead};
 use crate::relay::mailbox::{Letter, Mailbox};
 use crate::relay::pair::Side;
 use crate::relay::session::{Parted, Session};
@@ -114,7 +114,7 @@ impl Crew {
         shutdown: &Shutdown,
         parted: &UnboundedSender<Parted>,
     ) -> io::Result<Self> {
-        let engine = choose(wanted, io_uring::probe)?;
+        let mut engine = choose(wanted, io_uring::probe)?;
         let posts: Vec<Post> = (0..threads).map(|_| Post::new()).collect::<io::Result<_>>()?;
         let posts: Arc<[Post]> = posts.into();
         for index in 0..threads {
@@ -126,10 +126,15 @@ impl Crew {
                 topologies: topologies.clone(),
                 shutdown: shutdown.clone(),
             };
-            match engine {
-                EngineKind::Epoll => start_thread(around, Epoll::new)?,
-                EngineKind::IoUring => start_thread(around, IoUring::new)?,
+            if engine == EngineKind::IoUring {
+                match start_thread(around.clone(), IoUring::new) {
+                    Ok(()) => continue,
+                    // The kernel let us have one ring, but not so many at once.
+                    Err(error) if wanted == EngineChoice::Auto => engine = instead(&error),
+                    Err(error) => return Err(error),
+                }
             }
+            start_thread(around, Epoll::new)?;
         }
         Ok(Self {
             engine,

@@ -77,15 +77,18 @@ pub(super) fn choose(
         EngineChoice::IoUring => probe().map(|()| EngineKind::IoUring),
         EngineChoice::Auto => match probe() {
             Ok(()) => Ok(EngineKind::IoUring),
-            Err(error) => {
-                tracing::warn!(
-                    "the kernel refuses io_uring ({error}): epoll is used, which costs a little \
-                     more; allow io_uring_setup, or say relay_engine = \"epoll\""
-                );
-                Ok(EngineKind::Epoll)
-            }
+            Err(error) => Ok(instead(&error)),
         },
     }
+}
+
+/// What there is where the kernel refuses the other one.
+pub(super) fn instead(refusal: &io::Error) -> EngineKind {
+    tracing::warn!(
+        "the kernel refuses io_uring ({refusal}): epoll is used, which costs a little more; allow \
+         io_uring_setup and memory for it (ulimit -l), or say relay_engine = \"epoll\""
+    );
+    EngineKind::Epoll
 }
 
 /// The interface of an engine.
