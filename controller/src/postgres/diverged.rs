@@ -36,21 +36,24 @@ impl Surplus {
         Self { fork, timelines, end }
     }
 
+    /// Whether that file of `pg_wal` holds nothing but WAL from before the fork, which both have in
+    /// common.
+    fn comes_after(&self, name: &str, segment_bytes: u64) -> bool {
+        segment(name, segment_bytes).is_some_and(|(timeline, begin)| {
+            timeline <= self.fork.timeline && begin.saturating_add(segment_bytes) <= self.fork.lsn.0
+        })
+    }
+
     /// Whether that file of `pg_wal` holds some of it, or tells its history.
     fn is_in(&self, name: &str, segment_bytes: u64) -> bool {
         if let Some(timeline) = name.strip_suffix(".history") {
             return u32::from_str_radix(timeline, 16)
                 .is_ok_and(|timeline| self.timelines.contains(&TimelineId(timeline)));
         }
-        let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
-        let (24, Some(timeline), Some(high), Some(low)) =
-            (name.len(), part(0..8), part(8..16), part(16..24))
-        else {
-            return false;
-        };
-        let begin = (high << 32).saturating_add(low.saturating_mul(segment_bytes));
-        let on_it = self.timelines.iter().any(|known| u64::from(known.0) == timeline);
-        on_it && begin < self.end.0 && begin.saturating_add(segment_bytes) > self.fork.lsn.0
+        segment(name, segment_bytes).is_some_and(|(timeline, begin)| {
+            let ends_past = begin.saturating_add(segment_bytes) > self.fork.lsn.0;
+            self.timelines.contains(&timeline) && begin < self.end.0 && ends_past
+        })
     }
 
     /// Its files in the data directory `data`.
@@ -64,6 +67,50 @@ impl Surplus {
         }
         Ok(files)
     }
+}
+
+/// The timeline of a file of WAL, and where it begins; none for any other file.
+fn segment(name: &str, segment_bytes: u64) -> Option<(TimelineId, u64)> {
+    let part = |range| u32::from_str_radix(name.get(range)?, 16).ok();
+    let (timeline, high, low) = (part(0..8)?, part(8..16)?, part(16..24)?);
+    let begin =
+        (u64::from(high) << 32).saturating_add(u64::from(low).saturating_mul(segment_bytes));
+    (name.len() == 24).then_some((TimelineId(timeline), begin))
+}
+
+/// Sets aside WAL from before the fork, by a second name: `pg_rewind` (before version 17) removes
+/// what its source has not, though replay begins there.
+pub(super) fn set_aside(
+    aside: &Path,
+    data: &Path,
+    surplus: &Surplus,
+    segment_bytes: u64,
+) -> io::Result<()> {
+    remove_all(aside)?;
+    fs::create_dir(aside)?;
+    for entry in fs::read_dir(data.join("pg_wal"))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| surplus.comes_after(name, segment_bytes)) {
+            fs::hard_link(entry.path(), aside.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives back what was set aside and has gone.
+pub(super) fn give_back(aside: &Path, data: &Path) -> io::Result<()> {
+    let wal = data.join("pg_wal");
+    for entry in fs::read_dir(aside)? {
+        let entry = entry?;
+        let place = wal.join(entry.file_name());
+        // What is there may have been written over: then the second name is that of the same file.
+        if !place.exists() {
+            fs::rename(entry.path(), place)?;
+        }
+    }
+    sync_directory(&wal)?;
+    remove_all(aside)
 }
 
 /// Keeps a data directory, by moving it; the place is on the same disk.
@@ -159,7 +206,34 @@ mod tests {
         ];
         for (what, name, expected) in cases {
             assert_eq!(surplus.is_in(name, 16 << 20), expected, "{what}: {name}");
+            let before = what == "before the fork";
+            assert_eq!(surplus.comes_after(name, 16 << 20), before, "{what}: {name}");
         }
+    }
+
+    #[test]
+    fn what_was_set_aside_comes_back_where_it_has_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, aside) = (folder.path().join("data"), folder.path().join("aside"));
+        let wal = data.join("pg_wal");
+        fs::create_dir_all(&wal).unwrap();
+        let name = |number: u32| format!("0000000100000000{number:08X}");
+        for number in 1..=4 {
+            fs::write(wal.join(name(number)), "old").unwrap();
+        }
+        let root = History::root(TimelineId(1));
+        let theirs = History { timeline: TimelineId(2), ancestors: vec![at(1, 0x350_0000)] };
+        let surplus = Surplus::of(&root, Lsn(0x4F0_0000), &theirs);
+        set_aside(&aside, &data, &surplus, 16 << 20).unwrap();
+        for number in [1, 3, 4] {
+            fs::remove_file(wal.join(name(number))).unwrap();
+        }
+        fs::write(wal.join(name(2)), "new").unwrap();
+        give_back(&aside, &data).unwrap();
+        let there = |number| fs::read_to_string(wal.join(name(number))).ok();
+        assert_eq!([1, 2].map(there), [Some("old".to_owned()), Some("new".to_owned())]);
+        assert_eq!([3, 4].map(there), [None, None], "that is not from before the fork");
+        assert!(!aside.exists());
     }
 
     #[test]

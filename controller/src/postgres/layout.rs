@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub data_old: PathBuf,
     /// Data that `pg_rewind` works on. Nothing can be made of it but by that very run.
     pub data_rewind: PathBuf,
+    /// Its WAL from before the fork meanwhile.
+    pub rewind_wal: PathBuf,
     /// Data that `pg_rewind` has gone over, and that has not replayed what belongs to it yet.
     pub data_rewound: PathBuf,
     /// What has forked, and is kept for people.
@@ -61,6 +63,7 @@ impl Layout {
             data_new: dir.join("data.new"),
             data_old: dir.join("data.old"),
             data_rewind: dir.join("data.rewind"),
+            rewind_wal: dir.join("data.rewind.wal"),
             data_rewound: rewound(&dir),
             diverged: dir.join("diverged"),
             data_lost: dir.join("data.lost"),

@@ -271,6 +271,7 @@ impl Workshop<'_> {
         fs::rename(data_new, data)?;
         sync_directory(dir)?;
         remove_in_background(data_rewind).await?;
+        remove_in_background(&self.layout.rewind_wal).await?;
         remove_in_background(data_rewound).await?;
         self.prune().await?;
         Ok(remove_in_background(data_old).await?)
@@ -329,6 +330,7 @@ pub(super) fn tidy(layout: &Layout, me: &InstanceId) -> io::Result<()> {
         remove_all(&layout.data_rewound)?;
     }
     remove_all(&layout.data_rewind)?;
+    remove_all(&layout.rewind_wal)?;
     remove_all(&layout.data_old)?;
     remove_all(&layout.data_new)
 }

@@ -86,8 +86,12 @@ impl Private<'_> {
             match self.door.open("postgres", "").await {
                 Ok(session) => return Ok(session),
                 Err(_) if self.postmaster.has_exited() => return Err(self.failed()),
-                Err(_) => tokio::time::sleep(GLANCE).await,
+                Err(_) => (),
             }
+            if let Some(why) = self.lacks_wal() {
+                return Err(MakingError::Server(why));
+            }
+            tokio::time::sleep(GLANCE).await;
         }
     }
 
@@ -135,6 +139,12 @@ impl Private<'_> {
             Some(status) if status.success() => Ok(()),
             Some(_) | None => Err(self.failed()),
         }
+    }
+
+    /// What it needs to become consistent, and nobody has any more, in its own words.
+    fn lacks_wal(&self) -> Option<String> {
+        let words = self.postmaster.words_about_upstream(&self.layout.log)?;
+        words.contains("has already been removed").then_some(words)
     }
 
     fn failed(&self) -> MakingError {

@@ -27,9 +27,9 @@ use super::configuration::{connection, write_passfile};
 use super::data_dir::{
     ControlFile, mark_standby, new_identity, read_identity, remove_source_marks, write_identity,
 };
-use super::diverged::{Surplus, keep_wal};
+use super::diverged::{Surplus, give_back, keep_wal, set_aside};
 use super::helper::{run_and_hear, run_helper};
-use super::layout::{Layout, sync_directory};
+use super::layout::{Layout, remove_all, sync_directory};
 use super::making::{MakingError, Stamp, Workshop, remove_in_background, tell};
 use super::private::Replayed;
 use super::progress::Progress;
@@ -81,8 +81,9 @@ impl Workshop<'_> {
             write_identity(&layout.data, &identity)?;
             return Ok(Reused::AsPrefix);
         }
-        self.prepare(primary, &own, &theirs).await?;
-        self.go_over(primary, progress).await?;
+        let surplus = Surplus::of(&own.history, own.lsn, &theirs);
+        let segment_bytes = self.prepare(primary, &own, &theirs, &surplus).await?;
+        self.go_over(primary, &surplus, segment_bytes, progress).await?;
         self.follow_up(primary, stamp).await
     }
 
@@ -98,12 +99,14 @@ impl Workshop<'_> {
     }
 
     /// Refuses what `pg_rewind` would refuse, or judge by the wrong timeline, before any write.
+    /// Returns the size of a file of WAL.
     async fn prepare(
         self,
         primary: &Upstream,
         own: &Replayed,
         theirs: &History,
-    ) -> Result<(), MakingError> {
+        surplus: &Surplus,
+    ) -> Result<u64, MakingError> {
         let refuse = |why: String| Err(MakingError::NotRewound(why));
         let control = ControlFile::read(self.settings, self.spawner, &self.layout.data).await?;
         if !control.changes_logged {
@@ -135,15 +138,15 @@ impl Workshop<'_> {
         let size = output.stderr.lines().find_map(needed).unwrap_or(0);
         self.make_room("a rewind".to_owned(), size)?;
         if self.settings.repair.keep_diverged > 0 {
-            let surplus = Surplus::of(&own.history, own.lsn, theirs);
             let (kept, data) = (self.layout.diverged.clone(), self.layout.data.clone());
+            let surplus = surplus.clone();
             let bytes = control.segment_bytes;
             let keeping = move || keep_wal(&kept, &data, &surplus, bytes);
             let kept = tokio::task::spawn_blocking(keeping).await.map_err(io::Error::other)??;
             tracing::info!(kept = %kept.display(), "the WAL that is taken back is kept");
             self.prune().await?;
         }
-        Ok(())
+        Ok(control.segment_bytes)
     }
 
     fn pg_rewind(self, data: &Path, primary: &Upstream) -> Command {
@@ -162,16 +165,26 @@ impl Workshop<'_> {
     async fn go_over(
         self,
         primary: &Upstream,
+        surplus: &Surplus,
+        segment_bytes: u64,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), MakingError> {
-        let Layout { dir, data, data_rewind, data_rewound, .. } = self.layout;
+        let Layout { dir, data, data_rewind, rewind_wal, data_rewound, .. } = self.layout;
         remove_in_background(data_rewind).await?;
         remove_in_background(data_rewound).await?;
+        if let Err(error) = set_aside(rewind_wal, data, surplus, segment_bytes) {
+            // On another disk, say. Perhaps the primary still has what replay needs.
+            tracing::warn!(%error, "the WAL from before the fork cannot be set aside");
+            remove_all(rewind_wal)?;
+        }
         fs::rename(data, data_rewind)?;
         sync_directory(dir)?;
         let command = self.pg_rewind(data_rewind, primary);
         let hear = |line: &str| tell(progress, line);
         run_and_hear(self.spawner, command, Signal::KILL, hear).await?;
+        if rewind_wal.exists() {
+            give_back(rewind_wal, data_rewind)?;
+        }
         remove_source_marks(data_rewind)?;
         mark_standby(data_rewind)?;
         sync_directory(data_rewind)?;

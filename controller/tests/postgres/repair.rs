@@ -106,6 +106,37 @@ fn data_that_has_forked_is_rewound_and_not_copied() {
     });
 }
 
+/// Replay begins at the last checkpoint before the fork, which may be long ago.
+#[test]
+fn data_is_rewound_by_wal_of_its_own_where_the_primary_has_it_no_more() {
+    as_postgres(async {
+        let (mut old, mut new) = cluster_of_two().await;
+        old.primary(&["pg-2"], Access::ReadWrite);
+        old.until_open().await;
+        let client = old.client().await;
+        client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+        let oldest = client.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())", &[]);
+        let oldest: String = oldest.await.unwrap().get(0);
+        for _ in 0..2 {
+            client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+            client.batch_execute("CREATE TABLE s (); DROP TABLE s").await.unwrap();
+        }
+        new.want(Goal::Sealed { generation: Generation(1) });
+        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        let row = "SET synchronous_commit = local; INSERT INTO t VALUES (-1)";
+        client.batch_execute(row).await.unwrap();
+        old.kill(old.postmaster());
+        old.until("it is down", |server| server.run == Run::Down).await;
+        old.want(Goal::Down(Stop::Immediate));
+        promote(&mut new).await;
+        new.client().await.batch_execute("CHECKPOINT").await.unwrap();
+        std::fs::remove_file(new.data().join("pg_wal").join(&oldest)).unwrap();
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+    });
+}
+
 #[test]
 fn data_that_is_a_prefix_only_follows() {
     as_postgres(async {
