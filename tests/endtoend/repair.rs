@@ -4,19 +4,61 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use dugong_tests::{
     Cluster, Disk, Instance, Pid, Writer, connect, eventually, kill, pause, resume,
 };
 use dugong_topology::{Address, InstanceId, Role, Topology};
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{SOON, direct_dsn, making, nothing_is_lost, written_to};
 
-/// Instead of a rewind, always a copy.
-const NEVER_REWOUND: [(&str, &str); 1] = [("DUGONG_REPAIR_REWIND_TIMEOUT", "0s")];
+/// How data may be made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repair {
+    ByRewind,
+    /// There is no `pg_rewind`.
+    ByCopy,
+}
+
+/// PostgreSQL's programs without `pg_rewind`.
+fn without_rewind(cluster: &Cluster) -> TempDir {
+    let postmaster = cluster.with_role(Role::Primary).postmaster().expect("the server runs");
+    let program = fs::read_link(format!("/proc/{postmaster}/exe")).expect("it can be looked at");
+    let readable = fs::Permissions::from_mode(0o755);
+    let folder = tempfile::Builder::new().prefix("dugong-").permissions(readable).tempdir();
+    let folder = folder.expect("a temporary directory can be made");
+    let programs = fs::read_dir(program.parent().expect("it is in a directory"));
+    for program in programs.expect("it can be read").flatten() {
+        if program.file_name() != "pg_rewind" {
+            let link = folder.path().join(program.file_name());
+            symlink(program.path(), link).expect("a link can be made");
+        }
+    }
+    folder
+}
+
+/// A whole cluster of that kind, where one instance has a small disk, if that is wanted. Its
+/// programs are there as long as the directory is.
+async fn begun(repair: Repair, disk: Option<Role>) -> (TempDir, Cluster) {
+    let mut cluster = Cluster::start().await;
+    let programs = without_rewind(&cluster);
+    let small = disk.map(|role| cluster.with_role(role).id);
+    cluster.stop().await;
+    if let Some(id) = small {
+        cluster.give_disk(&id);
+    }
+    let path = programs.path().to_str().expect("it is text");
+    match repair {
+        Repair::ByRewind => cluster.resume(),
+        Repair::ByCopy => cluster.resume_with(&["--pg-bin", path]),
+    }
+    cluster.whole().await;
+    (programs, cluster)
+}
 
 /// The primary writes rows that nobody else gets, and dies.
 async fn forked(cluster: &Cluster) -> Instance {
@@ -131,12 +173,12 @@ fn draw(seed: &mut u64, below: u64) -> u64 {
 }
 
 /// Kills the victim at five moments of as many repairs; each ends well.
-async fn killed_at_random_points(victim: Victim, environment: &[(&str, &str)]) {
+async fn killed_at_random_points(victim: Victim, repair: Repair) {
     let drawn = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs());
     let told = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let mut seed = told.unwrap_or(drawn);
     println!("SEED={seed}");
-    let cluster = Cluster::start_told(environment).await;
+    let (_programs, cluster) = begun(repair, None).await;
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     let mut lasted = 1_500;
     for _ in 0..5 {
@@ -160,38 +202,41 @@ async fn killed_at_random_points(victim: Victim, environment: &[(&str, &str)]) {
         lasted =
             u64::try_from(begun.elapsed().as_millis()).map_or(1_500, |ms| ms.clamp(500, 5_000));
         has_what_the_others_have(&cluster, &former).await;
+        let ways = ["rewind", "prefix", "copy"].map(|how| made(&cluster, &former, how));
+        println!("rewound, a prefix, copied since its controller began: {ways:?}");
+        assert!(repair == Repair::ByRewind || ways[0] == 0, "{ways:?}");
     }
     nothing_is_lost(writer).await;
 }
 
 #[tokio::test]
 async fn its_controller_is_killed_during_a_rewind() {
-    killed_at_random_points(Victim::Controller, &[]).await;
+    killed_at_random_points(Victim::Controller, Repair::ByRewind).await;
 }
 
 #[tokio::test]
 async fn pg_rewind_is_killed() {
-    killed_at_random_points(Victim::Helper, &[]).await;
+    killed_at_random_points(Victim::Helper, Repair::ByRewind).await;
 }
 
 #[tokio::test]
 async fn its_server_is_killed_during_a_rewind() {
-    killed_at_random_points(Victim::Server, &[]).await;
+    killed_at_random_points(Victim::Server, Repair::ByRewind).await;
 }
 
 #[tokio::test]
 async fn everything_of_it_is_killed_during_a_rewind() {
-    killed_at_random_points(Victim::Everything, &[]).await;
+    killed_at_random_points(Victim::Everything, Repair::ByRewind).await;
 }
 
 #[tokio::test]
 async fn everything_of_it_is_killed_during_a_copy() {
-    killed_at_random_points(Victim::Everything, &NEVER_REWOUND).await;
+    killed_at_random_points(Victim::Everything, Repair::ByCopy).await;
 }
 
 #[tokio::test]
 async fn pg_basebackup_is_killed() {
-    killed_at_random_points(Victim::Helper, &NEVER_REWOUND).await;
+    killed_at_random_points(Victim::Helper, Repair::ByCopy).await;
 }
 
 /// What `instance` says about itself, for people.
@@ -206,18 +251,17 @@ async fn a_copy_that_finds_no_room_is_not_begun_and_says_how_much_it_needs() {
     if !Disk::is_allowed() {
         return;
     }
-    let mut cluster = Cluster::start_told(&NEVER_REWOUND).await;
+    let (_programs, cluster) = begun(Repair::ByCopy, Some(Role::Primary)).await;
     let id = cluster.with_role(Role::Primary).id;
-    cluster.stop().await;
-    cluster.give_disk(&id);
-    cluster.resume();
-    cluster.whole().await;
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     // Enough for what forks, and too little for a copy.
     cluster.disk().fill_up_to(110);
     let former = forked(&cluster).await;
     assert_eq!(former.id, id, "it has the role again");
-    let says = |now: &Topology| note(now, &id).contains(": make room there");
+    let says = |now: &Topology| {
+        let note = note(now, &id);
+        note.contains("a copy of") && note.contains(": make room there")
+    };
     let topology = cluster.until("it says that there is no room", says).await;
     println!("{}", note(&topology, &id));
     assert_eq!(making(&former), 1, "what it has is untouched");

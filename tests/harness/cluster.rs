@@ -28,8 +28,6 @@ pub struct Cluster {
     /// Before the directory, so that they are dropped before it.
     disks: Vec<Disk>,
     directory: TempDir,
-    /// What `dugong up` finds in its environment beside what this process has.
-    environment: Vec<(String, String)>,
     up: Option<Child>,
 }
 
@@ -53,16 +51,6 @@ impl Cluster {
         Self::begin_with(&[])
     }
 
-    /// Three instances, whole, whose controllers are told something by their environment.
-    pub async fn start_told(environment: &[(&str, &str)]) -> Self {
-        let mut cluster = Self::new();
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        cluster.environment = environment.iter().map(own).collect();
-        cluster.resume();
-        cluster.whole().await;
-        cluster
-    }
-
     /// The same, with further arguments.
     pub fn begin_with(arguments: &[&str]) -> Self {
         let mut cluster = Self::new();
@@ -77,7 +65,7 @@ impl Cluster {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .expect("a temporary directory can be made");
-        Self { disks: Vec::new(), directory, environment: Vec::new(), up: None }
+        Self { disks: Vec::new(), directory, up: None }
     }
 
     /// Starts `dugong up` again on the same directory.
@@ -97,7 +85,6 @@ impl Cluster {
             .command("up")
             .args(["--write-port", "0", "--read-port", "0", "--http-port", "0"])
             .args(arguments)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("DUGONG_DIE_WITH_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log can be opened twice"))
