@@ -105,6 +105,18 @@ impl Proxy {
         line.and_then(|value| value.trim().parse().ok())
     }
 
+    /// Waits until so many sessions of a port have ended, whatever the reasons.
+    pub(crate) async fn has_ended(&self, port: &str, sessions: u64) {
+        let series = format!("dugong_proxy_sessions_ended_total{{listener=\"{port}\",");
+        eventually(&format!("{sessions} sessions have ended"), || async {
+            let (_, text) = self.get("/metrics").await;
+            let lines = text.lines().filter(|line| line.starts_with(&series));
+            let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+            counts.sum::<u64>() == sessions
+        })
+        .await;
+    }
+
     /// Waits until so many connections of a port are accepted.
     pub(crate) async fn has_open(&self, port: &str, connections: u64) {
         eventually(&format!("{connections} connections are open"), || async {
