@@ -13,7 +13,6 @@ use dugong_tests::{
 use dugong_topology::{Address, InstanceId, Role, Topology};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use crate::{SOON, direct_dsn, making, nothing_is_lost, written_to};
 
@@ -86,15 +85,20 @@ fn unchanged_file(instance: &Instance) -> u64 {
     fs::metadata(instance.data().join("base/1/2608")).expect("it has data").ino()
 }
 
-/// How often data was made anew in that way since the instance's controller began.
-fn made(cluster: &Cluster, instance: &Instance, how: &str) -> u64 {
-    let topology = cluster.topology().expect("the cluster shows its topology");
-    let (_, member) =
-        topology.members().find(|(_, member)| member.id == instance.id).expect("it is a member");
-    let address = member.http.clone().expect("it has a controller");
-    let page = metrics(&address).expect("its controller answers");
-    let line = format!("dugong_data_made_total{{how=\"{how}\"}} ");
-    page.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+/// How often data was made anew by a rewind, as a prefix, and by a copy, since the instance's
+/// controller began.
+async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
+    let page = eventually("its controller answers", SOON, async || {
+        let topology = cluster.topology()?;
+        let member = topology.members().find(|(_, member)| member.id == instance.id);
+        let address = member.and_then(|(_, member)| member.http.as_ref());
+        metrics(address.ok_or("it has no controller")?).map_err(|error| error.to_string())
+    })
+    .await;
+    ["rewind", "prefix", "copy"].map(|how| {
+        let line = format!("dugong_data_made_total{{how=\"{how}\"}} ");
+        page.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+    })
 }
 
 fn metrics(address: &Address) -> std::io::Result<String> {
@@ -107,15 +111,13 @@ fn metrics(address: &Address) -> std::io::Result<String> {
 
 /// What only the former primary had is nowhere, and it shows what everybody has.
 async fn has_what_the_others_have(cluster: &Cluster, instance: &Instance) {
-    let client = connect(&direct_dsn(cluster, instance)).await.expect("it lets readers in");
-    let primary = cluster.with_role(Role::Primary);
-    let others = connect(&direct_dsn(cluster, &primary)).await.expect("it lets readers in");
+    let rows = async |of: &Instance| {
+        let client = connect(&direct_dsn(cluster, of)).await.map_err(|error| error.to_string())?;
+        let rows = client.query_one("select count(*) from forked", &[]).await;
+        rows.map(|row| row.get::<_, i64>(0)).map_err(|error| error.to_string())
+    };
     eventually("it has what the others have", SOON, async || {
-        let rows = async |client: &Client| {
-            let rows = client.query_one("select count(*) from forked", &[]).await;
-            rows.map(|row| row.get::<_, i64>(0)).map_err(|error| error.to_string())
-        };
-        let (here, there) = (rows(&client).await?, rows(&others).await?);
+        let (here, there) = (rows(instance).await?, rows(&cluster.with_role(Role::Primary)).await?);
         if here == there { Ok(()) } else { Err(format!("{here} rows, where others have {there}")) }
     })
     .await;
@@ -130,7 +132,7 @@ async fn a_primary_with_writes_of_its_own_comes_back_by_a_rewind() {
     cluster.whole().await;
     assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
     assert_eq!(unchanged_file(&former), file, "it was not copied");
-    assert_eq!((made(&cluster, &former, "rewind"), made(&cluster, &former, "copy")), (1, 0));
+    assert_eq!(made(&cluster, &former).await, [1, 0, 0]);
     has_what_the_others_have(&cluster, &former).await;
     nothing_is_lost(writer).await;
 }
@@ -210,8 +212,10 @@ async fn killed_at_random_points(victim: Victim, repair: Repair) {
         cluster.whole().await;
         lasted =
             u64::try_from(begun.elapsed().as_millis()).map_or(1_500, |ms| ms.clamp(500, 5_000));
+        // What was whole when it was killed may show so for a moment more.
         has_what_the_others_have(&cluster, &former).await;
-        let ways = ["rewind", "prefix", "copy"].map(|how| made(&cluster, &former, how));
+        cluster.whole().await;
+        let ways = made(&cluster, &former).await;
         println!("rewound, a prefix, copied since its controller began: {ways:?}");
         assert!(repair == Repair::ByRewind || ways[0] == 0, "{ways:?}");
     }
