@@ -2,8 +2,8 @@
 //!
 //! [`EtcdStore`] is a handle. `members` asks one member of etcd after the other; `keys` says where
 //! what lies; `session`, `declare` and `requests` are the writes, each one transaction; `lapse` ends
-//! the sessions that are not renewed; `watcher` follows everything, `content` makes snapshots of it;
-//! `trouble` is every failure, in words.
+//! the sessions that are not renewed, by a `glance` at whoever answers; `watcher` follows
+//! everything, `content` makes snapshots of it; `trouble` is every failure, in words.
 //!
 //! **Invariant:** whatever is decided is compared in the transaction that writes it. What was read
 //! before it only finds the words for a refusal.
@@ -15,6 +15,7 @@
 
 mod content;
 mod declare;
+mod glance;
 mod keys;
 mod lapse;
 mod members;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 
 use self::content::{Kept, Value, as_revision};
 use self::declare::Refusal;
+use self::glance::Glance;
 use self::keys::Keys;
 use self::lapse::Lapse;
 use self::members::{Kept as Renewal, Members};
@@ -89,8 +91,9 @@ impl EtcdStore {
             .map_err(|error| StoreError(format!("/dev/urandom cannot be read: {error}")))?;
         // Instances begin with different members, so that no member serves them all.
         let first = instance.as_str().bytes().map(usize::from).sum();
+        let glance = Glance::new(access.clone(), first);
         let mut store = Self::start(access, cluster, Some(session), first);
-        let lapse = Lapse::new(store.members.clone(), store.keys.clone(), instance);
+        let lapse = Lapse::new(store.members.clone(), glance, store.keys.clone(), instance);
         store.lapse = Some(tokio::spawn(lapse.run()));
         Ok(store)
     }

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_topology::InstanceId;
-use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::content::Value;
+use super::glance::Glance;
 use super::keys::{Keys, OfInstance};
 use super::members::Members;
 use super::trouble::Trouble;
@@ -31,6 +32,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Looks after the sessions of all instances but one.
 pub(super) struct Lapse {
     members: Arc<Members>,
+    glance: Glance,
     keys: Keys,
     own: InstanceId,
     seen: BTreeMap<InstanceId, Beat>,
@@ -51,8 +53,9 @@ impl Beat {
 }
 
 impl Lapse {
-    pub(super) fn new(members: Arc<Members>, keys: Keys, own: InstanceId) -> Self {
-        Self { members, keys, own, seen: BTreeMap::new() }
+    /// Looks by `glance`, and ends by `members`.
+    pub(super) fn new(members: Arc<Members>, glance: Glance, keys: Keys, own: InstanceId) -> Self {
+        Self { members, glance, keys, own, seen: BTreeMap::new() }
     }
 
     /// Looks for ever.
@@ -75,8 +78,7 @@ impl Lapse {
     /// Learns who has a session, and who has renewed it.
     pub(super) async fn look(&mut self) -> Result<(), Trouble> {
         // What any member has is enough here: see the first invariant.
-        let all = GetOptions::new().with_prefix().with_serializable();
-        let answer = self.members.get(self.keys.beats(), Some(all)).await?;
+        let answer = self.glance.below(&self.keys.beats()).await?;
         let now = Instant::now();
         let mut seen = BTreeMap::new();
         for pair in answer.kvs() {

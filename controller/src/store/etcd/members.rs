@@ -1,11 +1,13 @@
 //! The members of the etcd cluster: one of them is asked, until it fails.
 //!
 //! **Invariant:** every wait is bounded by the request timeout. A member that did not answer is not
-//! asked again before the others were, and not over the connection on which it fell silent.
+//! asked again before the others were, and not over the connection on which it fell silent. Where
+//! one is left, the next is who never fell silent, or whose silence is the longest ago: a host that
+//! is gone is not come back to while the others elect a leader.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use etcd_client::{
     Client, ConnectOptions, Error, GetOptions, GetResponse, Txn, TxnResponse, WatchOptions,
@@ -20,10 +22,18 @@ pub(super) struct Members {
     endpoints: Vec<String>,
     options: ConnectOptions,
     timeout: Duration,
-    /// The place of the member that is asked now, and the connection to it, if there is one.
-    chosen: Mutex<(usize, Option<Client>)>,
+    chosen: Mutex<Chosen>,
     /// The id of the etcd cluster, once it is known; it is never 0.
     cluster: AtomicU64,
+}
+
+/// Who is asked now, and why not another.
+struct Chosen {
+    place: usize,
+    /// The connection, if there is one.
+    client: Option<Client>,
+    /// When each member was last waited for in vain.
+    silences: Vec<Option<Instant>>,
 }
 
 /// The member that is asked.
@@ -49,14 +59,10 @@ impl Members {
         timeout: Duration,
         first: usize,
     ) -> Self {
-        let first = first % endpoints.len().max(1);
-        Self {
-            endpoints,
-            options,
-            timeout,
-            chosen: Mutex::new((first, None)),
-            cluster: AtomicU64::new(0),
-        }
+        let place = first % endpoints.len().max(1);
+        let chosen = Chosen { place, client: None, silences: vec![None; endpoints.len()] };
+        let (chosen, cluster) = (Mutex::new(chosen), AtomicU64::new(0));
+        Self { endpoints, options, timeout, chosen, cluster }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -69,17 +75,20 @@ impl Members {
 
     /// The member that is asked now, connected.
     pub(super) async fn member(&self) -> Result<Member, Trouble> {
-        let (place, client) = self.chosen().clone();
-        if let Some(client) = client {
-            return Ok(Member { place, client });
-        }
+        let place = {
+            let chosen = self.chosen();
+            if let Some(client) = chosen.client.clone() {
+                return Ok(Member { place: chosen.place, client });
+            }
+            chosen.place
+        };
         let endpoint = &self.endpoints[place];
         // Connects when it is used; but with a user it logs in first.
         let connecting = Client::connect([endpoint.as_str()], Some(self.options.clone()));
         let client = self.bounded(place, Box::pin(connecting)).await?;
         let mut chosen = self.chosen();
-        if chosen.0 == place && chosen.1.is_none() {
-            chosen.1 = Some(client.clone());
+        if chosen.place == place && chosen.client.is_none() {
+            chosen.client = Some(client.clone());
         }
         Ok(Member { place, client })
     }
@@ -160,7 +169,10 @@ impl Members {
         let trouble = match timeout(self.timeout, answer).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => Trouble::Failed { endpoint: endpoint(), error },
-            Err(_elapsed) => Trouble::Silent { endpoint: endpoint(), waited: self.timeout },
+            Err(_elapsed) => {
+                self.is_silent(place);
+                Trouble::Silent { endpoint: endpoint(), waited: self.timeout }
+            }
         };
         if trouble.is_the_members() {
             self.leave(place);
@@ -173,10 +185,16 @@ impl Members {
         self.leave(member.place);
     }
 
+    /// A member was waited for in vain.
+    pub(super) fn is_silent(&self, place: usize) {
+        self.chosen().silences[place] = Some(Instant::now());
+    }
+
     fn leave(&self, place: usize) {
         let mut chosen = self.chosen();
-        if chosen.0 == place {
-            *chosen = ((place + 1) % self.endpoints.len(), None);
+        if chosen.place == place {
+            chosen.place = next(place, &chosen.silences);
+            chosen.client = None;
         }
     }
 
@@ -195,8 +213,32 @@ impl Members {
         Ok(())
     }
 
-    fn chosen(&self) -> std::sync::MutexGuard<'_, (usize, Option<Client>)> {
+    fn chosen(&self) -> MutexGuard<'_, Chosen> {
         // Nothing that panics happens under it.
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who is asked after the member at `left`: of all others the one that has been silent the longest
+/// ago, or never, and of such the next.
+fn next(left: usize, silences: &[Option<Instant>]) -> usize {
+    let others = (1..silences.len()).map(|step| (left + step) % silences.len());
+    others.min_by_key(|place| silences[*place]).unwrap_or(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_member_is_whose_silence_is_the_longest_ago() {
+        let now = Instant::now();
+        let ago = |ms| Some(now - Duration::from_millis(ms));
+        let [never, later, sooner] = [None, ago(10), ago(20)];
+        assert_eq!(next(2, &[never, never, never]), 0, "in their order");
+        assert_eq!(next(2, &[later, never, never]), 1, "not whom nobody hears");
+        assert_eq!(next(0, &[later, later, sooner]), 2, "who may be back");
+        assert_eq!(next(1, &[later, never, never]), 2);
+        assert_eq!(next(0, &[later]), 0, "there is no other");
     }
 }

@@ -155,7 +155,8 @@ async fn a_session_that_was_renewed_meanwhile_is_not_ended() {
     let ttl = Duration::from_secs(2);
     let holder = EtcdStore::open(members.access(), "main", id("pg-1"), ttl).unwrap();
     holder.announce(presence("pg-1", ServerState::Primary)).await.unwrap();
-    let mut late = Lapse::new(holder.members.clone(), holder.keys.clone(), id("pg-2"));
+    let glance = Glance::new(members.access(), 0);
+    let mut late = Lapse::new(holder.members.clone(), glance, holder.keys.clone(), id("pg-2"));
     late.look().await.unwrap();
     let looked = Instant::now();
     // As if the other machine were paused between its look and its deed.
@@ -168,6 +169,28 @@ async fn a_session_that_was_renewed_meanwhile_is_not_ended() {
     late.look().await.unwrap();
     late.end_the_silent().await.unwrap();
     assert_eq!(holder.renew().await, Ok(()), "and its time begins anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_member_hides_nothing_that_others_have() {
+    let members = Members::new(3).await;
+    let store = members.open("pg-1");
+    at_last(async || store.announce(presence("pg-1", ServerState::Primary)).await).await;
+    let mut glance = Glance::new(members.access(), 0);
+    let beats = store.keys.beats();
+    let seen = glance.below(&beats).await.unwrap();
+    let silent = members.0.pid(0);
+    pause(silent);
+    at_last(async || store.renew().await.map_err(|error| StoreError(error.to_string()))).await;
+    let revision = |answer: &etcd_client::GetResponse| answer.kvs()[0].mod_revision();
+    at_last(async || {
+        let now = glance.below(&beats).await.expect("the others answer");
+        // They may take it over at different moments.
+        let is_there = revision(&now) > revision(&seen);
+        if is_there { Ok(()) } else { Err(StoreError("it is not there yet".to_owned())) }
+    })
+    .await;
+    resume(silent);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
