@@ -1,6 +1,6 @@
 //! What must hold: looked at from outside, never in the words of the machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -192,10 +192,10 @@ impl Checker {
 
     /// Durability.
     pub(crate) fn nothing_is_lost(&self, id: &InstanceId, wal: &[Entry]) -> Result<(), Violation> {
-        let there: BTreeSet<Entry> = wal.iter().copied().filter(|entry| *entry < OWN).collect();
+        let there = Set::of(wal);
         let acknowledged = self.writes.iter().filter(|(_, write)| write.acknowledged.is_some());
         let writes: Vec<Entry> =
-            acknowledged.map(|(entry, _)| *entry).filter(|entry| !there.contains(entry)).collect();
+            acknowledged.map(|(entry, _)| *entry).filter(|entry| !there.contains(*entry)).collect();
         if writes.is_empty() {
             Ok(())
         } else {
@@ -218,10 +218,7 @@ impl Checker {
             .filter_map(|(entry, write)| Some((write.acknowledged?, *entry)))
             .collect();
         acknowledged.sort_unstable();
-        let sets: Vec<BTreeSet<Entry>> = reads
-            .iter()
-            .map(|read| read.wal[..read.visible].iter().copied().filter(|e| *e < OWN).collect())
-            .collect();
+        let sets: Vec<Set> = reads.iter().map(|read| Set::of(&read.wal[..read.visible])).collect();
         for (read, set) in reads.iter().zip(&sets) {
             self.shows_what_it_must(read, set, &acknowledged)?;
         }
@@ -231,11 +228,11 @@ impl Checker {
     fn shows_what_it_must(
         &self,
         read: &Read,
-        set: &BTreeSet<Entry>,
+        set: &Set,
         acknowledged: &[(Moment, Entry)],
     ) -> Result<(), Violation> {
         let mut newest = read.begun;
-        for entry in set {
+        for entry in &set.0 {
             match self.writes.get(entry) {
                 Some(write) if write.begun < read.ended && !write.impossible => {
                     newest = newest.max(write.begun);
@@ -249,7 +246,7 @@ impl Checker {
             if *at >= newest {
                 break;
             }
-            if !set.contains(entry) {
+            if !set.contains(*entry) {
                 return Err(Violation::Stale { at: read.ended, missing: *entry });
             }
         }
@@ -257,14 +254,38 @@ impl Checker {
     }
 }
 
+/// What a read shows, in ascending order: these are compared by the hundred, for each run.
+struct Set(Vec<Entry>);
+
+impl Set {
+    fn of(wal: &[Entry]) -> Self {
+        let mut entries: Vec<Entry> = wal.iter().copied().filter(|entry| *entry < OWN).collect();
+        entries.sort_unstable();
+        entries.dedup();
+        Self(entries)
+    }
+
+    fn contains(&self, entry: Entry) -> bool {
+        self.0.binary_search(&entry).is_ok()
+    }
+
+    /// The first that `other` does not show.
+    fn missing_in(&self, other: &Self) -> Option<Entry> {
+        let mut theirs = other.0.iter();
+        let is_missing = |entry: &&Entry| !theirs.by_ref().any(|their| their == *entry);
+        // What is not there has used up `theirs`: nothing after it is asked for.
+        self.0.iter().find(is_missing).copied()
+    }
+}
+
 /// Each read shows what the smaller ones show, and no smaller one began after a larger one ended.
-fn in_one_order(reads: &[Read], sets: &[BTreeSet<Entry>]) -> Result<(), Violation> {
+fn in_one_order(reads: &[Read], sets: &[Set]) -> Result<(), Violation> {
     let mut order: Vec<usize> = (0..reads.len()).collect();
-    order.sort_by_key(|index| (sets[*index].len(), reads[*index].ended));
+    order.sort_by_key(|index| (sets[*index].0.len(), reads[*index].ended));
     for pair in order.windows(2) {
         let (smaller, larger) = (pair[0], pair[1]);
-        if let Some(missing) = sets[smaller].difference(&sets[larger]).next() {
-            return Err(Violation::Vanished { at: reads[larger].ended, missing: *missing });
+        if let Some(missing) = sets[smaller].missing_in(&sets[larger]) {
+            return Err(Violation::Vanished { at: reads[larger].ended, missing });
         }
     }
     // The latest beginning so far of a smaller set, against the end of a larger one.
@@ -275,9 +296,9 @@ fn in_one_order(reads: &[Read], sets: &[BTreeSet<Entry>]) -> Result<(), Violatio
             let seen = order.iter().map(|i| (&reads[*i], &sets[*i]));
             let missing = seen
                 .filter(|(earlier, _)| earlier.ended < read.begun)
-                .find_map(|(_, other)| other.difference(set).next());
+                .find_map(|(_, other)| other.missing_in(set));
             if let Some(missing) = missing {
-                return Err(Violation::Vanished { at: read.ended, missing: *missing });
+                return Err(Violation::Vanished { at: read.ended, missing });
             }
         }
         earliest_end = earliest_end.min(read.ended);

@@ -1,6 +1,6 @@
 //! What can happen, and in which order it does.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
@@ -86,49 +86,34 @@ pub(crate) enum ToProxy {
 /// What is still to happen: the earliest first, and what was said first of what is due together.
 #[derive(Default)]
 pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<Next>>,
+    /// When, in which order, and its place in `happenings`: a heap moves what it holds, often.
+    heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
+    happenings: Vec<Option<Happening>>,
+    /// Places that are free.
+    free: Vec<usize>,
     number: u64,
-}
-
-struct Next {
-    at: Moment,
-    number: u64,
-    what: Happening,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Moment, what: Happening) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.happenings.push(None);
+            self.happenings.len() - 1
+        });
+        self.happenings[place] = Some(what);
         let number = self.unique();
-        self.heap.push(Reverse(Next { at, number, what }));
+        self.heap.push(Reverse((at, number, place)));
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Moment, Happening)> {
-        self.heap.pop().map(|Reverse(next)| (next.at, next.what))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        Some((at, self.happenings[place].take()?))
     }
 
     /// A number that was never given before.
     pub(crate) fn unique(&mut self) -> u64 {
         self.number += 1;
         self.number
-    }
-}
-
-impl PartialEq for Next {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Next {}
-
-impl PartialOrd for Next {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Next {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
     }
 }
