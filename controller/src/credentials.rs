@@ -11,9 +11,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use dugong_trust::FileError;
 use serde::{Deserialize, Serialize};
-
-use crate::secret::{self, Refusal};
 
 /// 62 letters and digits to the power of 32: 190 bits.
 const PASSWORD_CHARACTERS: usize = 32;
@@ -102,7 +101,7 @@ impl Credentials {
         let mut random = random()?;
         let mut login = |name: &str| {
             let password = Password::generate(&mut random).map_err(no_random)?;
-            Ok(Login { name: name.to_owned(), password })
+            Ok::<_, CredentialsError>(Login { name: name.to_owned(), password })
         };
         let superuser = login("postgres")?;
         let replication = login("dugong_replication")?;
@@ -118,13 +117,7 @@ impl Credentials {
     ///
     /// It cannot be read, others may read it, or it is not what [`Credentials::store_new`] writes.
     pub fn load(path: &Path) -> Result<Self, CredentialsError> {
-        let of = |refusal| match refusal {
-            Refusal::Unreadable(error) => {
-                CredentialsError::Unreadable { path: path.to_owned(), error }
-            }
-            Refusal::Exposed(mode) => CredentialsError::Exposed { path: path.to_owned(), mode },
-        };
-        let text = secret::text(path).map_err(of)?;
+        let text = dugong_trust::private_text("credentials", path)?;
         serde_json::from_str(&text)
             .map_err(|error| CredentialsError::Malformed { path: path.to_owned(), error })
     }
@@ -177,13 +170,8 @@ fn no_random(error: io::Error) -> CredentialsError {
 pub enum CredentialsError {
     #[error("/dev/urandom gives no random numbers: {error}")]
     Random { error: io::Error },
-    #[error("the credentials {} cannot be read: {error}", path.display())]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error(
-        "the credentials {0} have mode {mode:04o}, so that others may read them: run `chmod 600 {0}`",
-        path.display()
-    )]
-    Exposed { path: PathBuf, mode: u32 },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("the credentials {} are malformed: {error}", path.display())]
     Malformed { path: PathBuf, error: serde_json::Error },
     #[error(

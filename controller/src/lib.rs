@@ -8,17 +8,14 @@
 pub mod clock;
 pub mod config;
 pub mod credentials;
-mod disbelief;
 pub mod driver;
 pub mod launch;
 pub mod lifeline;
 pub mod metrics;
 pub mod operator;
-mod pem;
 pub mod postgres;
 pub mod publish;
 pub mod run;
-pub mod secret;
 mod session;
 pub mod store;
 pub mod verify;

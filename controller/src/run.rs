@@ -26,7 +26,7 @@ use crate::publish::desk::Desk;
 use crate::publish::dns::{NameServer, Zone};
 use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
-use crate::{lifeline, metrics, postgres, publish, secret};
+use crate::{lifeline, metrics, postgres, publish};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -202,7 +202,7 @@ async fn control(config: Config) -> Result<(), Failure> {
 /// Who may read and change things over HTTP.
 fn admission(config: &HttpConfig, password: Password) -> Result<Admission, Failure> {
     let token = |key, path: &Option<PathBuf>| {
-        let read = path.as_ref().map(|path| secret::read(key, path)).transpose();
+        let read = path.as_ref().map(|path| dugong_trust::secret(key, path)).transpose();
         Ok::<_, Failure>(read.map_err(Failure::runtime)?.map(Password::of))
     };
     let (token, read_token) = (

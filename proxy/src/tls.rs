@@ -1,5 +1,4 @@
-//! TLS: towards clients, who see our certificate, towards servers, whose we verify, and the files that
-//! both are made of.
+//! TLS: towards clients, who see our certificate, and towards servers, whose we verify.
 //!
 //! Certificates do not depend on the name that a client asks for (SNI), and are exchanged while the
 //! proxy runs. Nothing here knows PostgreSQL's protocol, but for the name that it has in ALPN.
@@ -8,9 +7,7 @@
 
 pub mod clients;
 pub mod exchange;
-pub mod files;
 pub mod servers;
-pub mod trouble;
 
 /// PostgreSQL's name in ALPN. Source: PostgreSQL manual, "SSL Session Encryption".
 pub const ALPN: &[u8] = b"postgresql";

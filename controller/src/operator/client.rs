@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::reach::Controller;
-use crate::disbelief::{self, Keys};
 
 /// A controller on this machine answers within this time, or not at all.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -185,7 +184,10 @@ async fn connect(controller: &Controller) -> Result<Box<dyn Stream>, String> {
     let Some((config, name)) = &controller.tls else { return Ok(Box::new(stream)) };
     let greeting = TlsConnector::from(config.clone()).connect(name.clone(), stream);
     let greeted = greeting.await.map_err(|error| {
-        format!("no TLS: {}", disbelief::words(&error, Keys { ca: "--ca", cert: "--cert" }))
+        format!(
+            "no TLS: {}",
+            dugong_trust::words(&error, dugong_trust::Keys { ca: "--ca", cert: "--cert" })
+        )
     })?;
     Ok(Box::new(greeted))
 }

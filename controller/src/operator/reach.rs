@@ -6,15 +6,12 @@ use std::sync::Arc;
 
 use clap::Args;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::credentials::{Credentials, Password};
 use crate::launch::layout::Layout;
-use crate::pem::{self, Unfit};
 use crate::run::Failure;
-use crate::secret;
 
 /// What every command that speaks with controllers is told.
 #[derive(Args, Clone, Debug, Default)]
@@ -75,7 +72,7 @@ pub(super) fn controllers(options: &ReachOptions) -> Result<Vec<Controller>, Fai
     if options.controllers.is_empty() {
         return of_this_machine(options.dir.as_deref());
     }
-    let token = options.token_file.as_ref().map(|path| secret::read("--token-file", path));
+    let token = options.token_file.as_ref().map(|path| dugong_trust::secret("--token-file", path));
     let token = token.transpose().map_err(Failure::runtime)?.map(Password::of);
     let tls = Arc::new(client_config(options)?);
     let controller = |url: &String| {
@@ -126,10 +123,10 @@ fn of_this_machine(dir: Option<&Path>) -> Result<Vec<Controller>, Failure> {
 }
 
 fn client_config(options: &ReachOptions) -> Result<ClientConfig, Failure> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = &options.ca {
-        roots.add_parsable_certificates(certificates("--ca", path)?);
-    }
+    let roots = match &options.ca {
+        Some(path) => dugong_trust::roots("--ca", path).map_err(Failure::runtime)?,
+        None => RootCertStore::empty(),
+    };
     let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .map_err(Failure::runtime)?
@@ -137,23 +134,9 @@ fn client_config(options: &ReachOptions) -> Result<ClientConfig, Failure> {
     let (Some(cert), Some(key)) = (&options.cert, &options.key) else {
         return Ok(builder.with_no_client_auth());
     };
-    let secret = secret::read("--key", key).map_err(Failure::runtime)?;
-    let secret = PrivateKeyDer::from_pem_slice(secret.as_bytes()).map_err(|error| {
-        Failure::Runtime(format!("--key: {} holds no private key in PEM: {error}", key.display()))
-    })?;
-    let chain = certificates("--cert", cert)?;
+    let secret = dugong_trust::private_key("--key", key).map_err(Failure::runtime)?;
+    let chain = dugong_trust::certificates("--cert", cert).map_err(Failure::runtime)?;
     builder.with_client_auth_cert(chain, secret).map_err(|error| {
         Failure::Runtime(format!("--cert and --key cannot be used together: {error}"))
-    })
-}
-
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    pem::read(path).map_err(|error| {
-        let why = match error {
-            Unfit::Unreadable(error) => error.to_string(),
-            Unfit::Nothing => "it holds no certificate in PEM".to_owned(),
-            Unfit::Malformed(why) => why.to_string(),
-        };
-        Failure::Runtime(format!("{key}: {}: {why}", path.display()))
     })
 }

@@ -8,17 +8,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use dugong_trust::{FileError, Mark, mark, pem};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use tokio::time::{Duration, Instant};
 
 use crate::config::TlsFiles;
-use crate::pem::{self, Mark, Unfit, mark};
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
@@ -26,8 +25,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Why PostgreSQL would not take the files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{key}: {} cannot be read: {error}", path.display())]
-    Unreadable { key: &'static str, path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error(
         "postgres.tls_key: {0} has mode {mode:04o}, so that others may read it: run `chmod 600 {0}`",
         path.display()
@@ -39,8 +38,6 @@ pub enum TlsError {
         path.display()
     )]
     Foreign { path: PathBuf, user: u32 },
-    #[error("{key}: {} holds no {what} in PEM: {why}", path.display())]
-    Malformed { key: &'static str, path: PathBuf, what: &'static str, why: String },
     #[error(
         "postgres.tls_key: {} is not the key of the certificate {}: exchange both together",
         key.display(),
@@ -58,14 +55,14 @@ pub(super) fn check(files: &TlsFiles, host: &str) -> Result<(), TlsError> {
     const CERT: (&str, &str) = ("postgres.tls_cert", "certificate");
     const CA: (&str, &str) = ("postgres.tls_ca", "certificate");
     const KEY: (&str, &str) = ("postgres.tls_key", "private key without a passphrase");
-    let unreadable = |error| TlsError::Unreadable { key: KEY.0, path: files.key.clone(), error };
+    let unreadable = |error| FileError::Unreadable { key: KEY.0, path: files.key.clone(), error };
     is_private(&files.key, &fs::metadata(&files.key).map_err(unreadable)?)?;
-    let chain: Vec<CertificateDer<'static>> = read(CERT, &files.cert)?;
-    let roots: Vec<CertificateDer<'static>> = read(CA, &files.ca)?;
-    let mut keys: Vec<PrivateKeyDer<'static>> = read(KEY, &files.key)?;
+    let chain: Vec<CertificateDer<'static>> = pem(CERT.0, CERT.1, &files.cert)?;
+    let roots: Vec<CertificateDer<'static>> = pem(CA.0, CA.1, &files.ca)?;
+    let mut keys: Vec<PrivateKeyDer<'static>> = pem(KEY.0, KEY.1, &files.key)?;
     let provider = ring::default_provider();
     let malformed = |(key, what): (&'static str, &'static str), path: &Path, why: String| {
-        TlsError::Malformed { key, path: path.to_owned(), what, why }
+        TlsError::File(FileError::Malformed { key, path: path.to_owned(), what, why })
     };
     if let Err(error) = CertifiedKey::from_der(chain.clone(), keys.remove(0), &provider) {
         return Err(if error == InconsistentKeys::KeyMismatch.into() {
@@ -98,21 +95,6 @@ fn is_private(path: &Path, metadata: &Metadata) -> Result<(), TlsError> {
         owner if owner == user || owner == 0 => Err(TlsError::Exposed { path: path(), mode }),
         _ => Err(TlsError::Foreign { path: path(), user }),
     }
-}
-
-/// All that the file has of a kind; at least one.
-fn read<T: PemObject>(
-    (key, what): (&'static str, &'static str),
-    path: &Path,
-) -> Result<Vec<T>, TlsError> {
-    let path = || path.to_owned();
-    let malformed =
-        |why: Error| TlsError::Malformed { key, path: path(), what, why: why.to_string() };
-    pem::read(&path()).map_err(|error| match error {
-        Unfit::Unreadable(error) => TlsError::Unreadable { key, path: path(), error },
-        Unfit::Nothing => malformed(Error::NoItemsFound),
-        Unfit::Malformed(why) => malformed(why),
-    })
 }
 
 /// Whether another instance that has the same CA would follow this one.

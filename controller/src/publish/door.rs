@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use dugong_trust::{FileError, Mark, mark};
+use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -30,8 +28,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::admission::Peer;
 use crate::config::HttpTls;
-use crate::pem::{self, Mark, Unfit, mark};
-use crate::secret::{self, SecretError};
 
 /// The longest that a client may take for its part of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -46,12 +42,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{key}: {} cannot be read: {error}", path.display())]
-    Unreadable { key: &'static str, path: PathBuf, error: io::Error },
-    #[error("{key}: {} holds no {what} in PEM: {why}", path.display())]
-    Malformed { key: &'static str, path: PathBuf, what: &'static str, why: String },
     #[error(transparent)]
-    Secret(#[from] SecretError),
+    File(#[from] FileError),
     #[error("http.tls_cert and http.tls_key cannot be used together: {0}")]
     Unfit(String),
 }
@@ -216,21 +208,16 @@ fn marks(tls: &HttpTls) -> Vec<Mark> {
 fn configuration(tls: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
     let unfit = |error: rustls::Error| TlsError::Unfit(error.to_string());
     let provider = Arc::new(ring::default_provider());
-    let chain = certificates("http.tls_cert", &tls.cert)?;
-    let secret = secret::read("http.tls_key", &tls.key)?;
-    let key = PrivateKeyDer::from_pem_slice(secret.as_bytes()).map_err(|why| {
-        let (key, path) = ("http.tls_key", tls.key.clone());
-        TlsError::Malformed { key, path, what: "private key", why: why.to_string() }
-    })?;
+    let chain = dugong_trust::certificates("http.tls_cert", &tls.cert)?;
+    let key = dugong_trust::private_key("http.tls_key", &tls.key)?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(unfit)?;
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates("http.client_ca", path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            let roots = dugong_trust::roots("http.client_ca", path)?.into();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| TlsError::Unfit(format!("http.client_ca: {error}")))?;
@@ -240,15 +227,6 @@ fn configuration(tls: &HttpTls) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = builder.with_single_cert(chain, key).map_err(unfit)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let (path, what) = (path.to_owned(), "certificate");
-    pem::read(&path).map_err(|error| match error {
-        Unfit::Unreadable(error) => TlsError::Unreadable { key, path, error },
-        Unfit::Nothing => TlsError::Malformed { key, path, what, why: "it has none".to_owned() },
-        Unfit::Malformed(why) => TlsError::Malformed { key, path, what, why: why.to_string() },
-    })
 }
 
 impl AsyncRead for Stream {

@@ -9,7 +9,6 @@ use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use super::Failure;
 use crate::config::{Config, EtcdConfig, StoreBackend};
 use crate::postgres;
-use crate::secret;
 use crate::store::Store;
 use crate::store::etcd::{Access, EtcdStore};
 use crate::store::sqlite::SqliteStore;
@@ -37,14 +36,15 @@ pub(super) fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
 fn access(config: &EtcdConfig) -> Result<Access, Failure> {
     let mut options = ConnectOptions::new();
     if let Some((user, file)) = &config.login {
-        let password = secret::read("store.password_file", file).map_err(Failure::runtime)?;
+        let password =
+            dugong_trust::secret("store.password_file", file).map_err(Failure::runtime)?;
         options = options.with_user(user, password);
     }
     if let Some(ca) = &config.ca {
         let mut tls =
             TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca, "store.ca")?));
         if let Some((cert, key)) = &config.identity {
-            let key = secret::read("store.key", key).map_err(Failure::runtime)?;
+            let key = dugong_trust::secret("store.key", key).map_err(Failure::runtime)?;
             let cert = read(cert, "store.cert")?;
             tls = tls.identity(Identity::from_pem(cert, key));
         }

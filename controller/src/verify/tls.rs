@@ -12,27 +12,19 @@ mod words;
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use dugong_trust::{Belief, FileError, Keys};
+use rustls::client::VerifierBuilderError;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
-
-use crate::disbelief::{self, Keys};
-use crate::pem::{self, Unfit};
-use crate::secret::{self, SecretError};
 
 pub use words::{Mode, Words, split};
 
@@ -51,10 +43,10 @@ pub enum TlsError {
     NoRoot(&'static str),
     #[error("sslcert and sslkey belong together")]
     HalfIdentity,
-    #[error("{key}: {} {why}", path.display())]
-    File { key: &'static str, path: PathBuf, why: String },
     #[error(transparent)]
-    Secret(#[from] SecretError),
+    File(#[from] FileError),
+    #[error("sslrootcert: {0}")]
+    Root(VerifierBuilderError),
     #[error("sslcert and sslkey cannot be used together: {0}")]
     Unfit(Error),
 }
@@ -85,16 +77,12 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Unfit)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Belief::new(words)?));
+            .with_custom_certificate_verifier(Arc::new(belief(words)?));
         let mut config = match (&words.cert, &words.key) {
             (None, None) => builder.with_no_client_auth(),
             (Some(cert), Some(key)) => {
-                let chain = certificates("sslcert", cert)?;
-                let secret = secret::read("sslkey", key)?;
-                let secret = PrivateKeyDer::from_pem_slice(secret.as_bytes()).map_err(|why| {
-                    let why = format!("holds no private key in PEM: {why}");
-                    TlsError::File { key: "sslkey", path: key.clone(), why }
-                })?;
+                let chain = dugong_trust::certificates("sslcert", cert)?;
+                let secret = dugong_trust::private_key("sslkey", key)?;
                 builder.with_client_auth_cert(chain, secret).map_err(TlsError::Unfit)?
             }
             (Some(_), None) | (None, Some(_)) => return Err(TlsError::HalfIdentity),
@@ -140,7 +128,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> TlsConnect<S> for Conne
         Box::pin(async move {
             match self.connector.connect(self.name, stream).await {
                 Ok(stream) => Ok(Encrypted(Box::new(stream))),
-                Err(error) => Err(io::Error::other(disbelief::words(&error, KEYS))),
+                Err(error) => Err(io::Error::other(dugong_trust::words(&error, KEYS))),
             }
         })
     }
@@ -184,123 +172,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Encrypted<S> {
     }
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    pem::read(path).map_err(|error| {
-        let why = match error {
-            Unfit::Unreadable(error) => format!("cannot be read: {error}"),
-            Unfit::Nothing => "holds no certificate in PEM".to_owned(),
-            Unfit::Malformed(why) => format!("holds no certificate in PEM: {why}"),
-        };
-        TlsError::File { key, path: path.to_owned(), why }
-    })
-}
-
-/// Whom we believe.
-#[derive(Debug)]
-enum Belief {
-    /// Any certificate, of whose key the server has proof.
-    Anybody(Arc<CryptoProvider>),
-    /// Whoever the authority has signed for, whatever its host.
-    Authority(Arc<WebPkiServerVerifier>),
-    /// The very host.
-    Host(Arc<WebPkiServerVerifier>),
-}
-
-impl Belief {
-    fn new(words: &Words) -> Result<Self, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let path = match (words.mode, &words.root) {
-            (Mode::VerifyFull, None) => return Err(TlsError::NoRoot("verify-full")),
-            (Mode::VerifyCa, None) => return Err(TlsError::NoRoot("verify-ca")),
-            (Mode::Disable, _) | (Mode::Require | Mode::Prefer, None) => {
-                return Ok(Self::Anybody(provider));
-            }
-            (_, Some(path)) => path,
-        };
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates("sslrootcert", path)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
-        let verifier = verifier.map_err(|error| {
-            let why = format!("holds no authority: {error}");
-            TlsError::File { key: "sslrootcert", path: path.clone(), why }
-        })?;
-        // Like libpq, which verifies as soon as it has something to verify by.
-        let full = words.mode == Mode::VerifyFull;
-        Ok(if full { Self::Host(verifier) } else { Self::Authority(verifier) })
-    }
-
-    fn provider(&self) -> Result<&CryptoProvider, &WebPkiServerVerifier> {
-        match self {
-            Self::Anybody(provider) => Ok(provider),
-            Self::Authority(verifier) | Self::Host(verifier) => Err(verifier),
-        }
-    }
-}
-
-impl ServerCertVerifier for Belief {
-    fn verify_server_cert(
-        &self,
-        end: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let good = Ok(ServerCertVerified::assertion());
-        match self {
-            Self::Anybody(_) => good,
-            Self::Host(verifier) => verifier.verify_server_cert(end, between, name, ocsp, now),
-            Self::Authority(verifier) => {
-                match verifier.verify_server_cert(end, between, name, ocsp, now) {
-                    // The name is looked at last, once all else was good.
-                    Err(Error::InvalidCertificate(
-                        CertificateError::NotValidForName
-                        | CertificateError::NotValidForNameContext { .. },
-                    )) => good,
-                    verified => verified,
-                }
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match self.provider() {
-            Ok(provider) => rustls::crypto::verify_tls12_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Err(verifier) => verifier.verify_tls12_signature(message, certificate, signed),
-        }
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match self.provider() {
-            Ok(provider) => rustls::crypto::verify_tls13_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Err(verifier) => verifier.verify_tls13_signature(message, certificate, signed),
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match self.provider() {
-            Ok(provider) => provider.signature_verification_algorithms.supported_schemes(),
-            Err(verifier) => verifier.supported_verify_schemes(),
-        }
-    }
+fn belief(words: &Words) -> Result<Belief, TlsError> {
+    let path = match (words.mode, &words.root) {
+        (Mode::VerifyFull, None) => return Err(TlsError::NoRoot("verify-full")),
+        (Mode::VerifyCa, None) => return Err(TlsError::NoRoot("verify-ca")),
+        (Mode::Disable, _) | (Mode::Require | Mode::Prefer, None) => return Ok(Belief::anybody()),
+        (_, Some(path)) => path,
+    };
+    let roots = dugong_trust::roots("sslrootcert", path)?;
+    // Like libpq, which verifies as soon as it has something to verify by.
+    let full = words.mode == Mode::VerifyFull;
+    let belief = if full { Belief::host(roots) } else { Belief::authority(roots) };
+    belief.map_err(TlsError::Root)
 }

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use dugong_trust::FileError;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
@@ -23,7 +24,6 @@ use crate::config::ClientTls;
 use crate::stream::{Encrypted, Stream};
 use crate::tls::ALPN;
 use crate::tls::exchange::exchanged;
-use crate::tls::files::{self, FileError};
 
 /// Why there is no TLS for clients.
 #[derive(Debug, thiserror::Error)]
@@ -94,16 +94,16 @@ impl Front {
 
 fn serve(files: &ClientTls) -> Result<Served, ClientTlsError> {
     let provider = Arc::new(ring::default_provider());
-    let chain = files::certificates("tls_cert", &files.cert)?;
+    let chain = dugong_trust::certificates("tls_cert", &files.cert)?;
     let certificate = chain.first().cloned().unwrap_or_else(|| Vec::new().into());
-    let key = files::private_key("tls_key", &files.key)?;
+    let key = dugong_trust::private_key("tls_key", &files.key)?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(ClientTlsError::Unfit)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = files::roots("tls_client_ca", path)?.into();
+            let roots = dugong_trust::roots("tls_client_ca", path)?.into();
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
             let verifier = verifier.map_err(|error| ClientTlsError::ClientCa(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)

@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dugong_trust::{Mark, mark};
 use tokio::sync::watch;
-
-use crate::tls::files::{Mark, mark};
 
 /// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);

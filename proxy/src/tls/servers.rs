@@ -10,11 +10,11 @@ use std::io;
 use std::sync::Arc;
 
 use dugong_topology::Address;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use dugong_trust::{Belief, FileError, Keys};
+use rustls::client::VerifierBuilderError;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -24,8 +24,6 @@ use crate::config::{ServerRule, ServerTls};
 use crate::stream::{Encrypted, Stream};
 use crate::tls::ALPN;
 use crate::tls::exchange::exchanged;
-use crate::tls::files::{self, FileError};
-use crate::tls::trouble::{self, Keys};
 use crate::wire::startup::TLS_REQUEST;
 
 /// Why there could be no TLS to servers.
@@ -34,7 +32,7 @@ pub enum ServerTlsError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("server_ca: {0}")]
-    Ca(String),
+    Ca(VerifierBuilderError),
     #[error("server_cert and server_key cannot be used together: {0}")]
     Unfit(Error),
 }
@@ -111,23 +109,23 @@ impl Back {
                 let shown = shown.cloned().map(Arc::new);
                 Ok(Stream::Tls(Box::new(Encrypted { stream: TlsStream::Client(stream), shown })))
             }
-            Err(error) => Err(NoTls::Handshake(trouble::words(&error, KEYS))),
+            Err(error) => Err(NoTls::Handshake(dugong_trust::words(&error, KEYS))),
         }
     }
 }
 
 fn configuration(tls: &ServerTls) -> Result<ClientConfig, ServerTlsError> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(ServerTlsError::Unfit)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Belief::new(tls, provider)?));
+        .with_custom_certificate_verifier(Arc::new(belief(tls)?));
     let mut config = match &tls.identity {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
-            let chain = files::certificates("server_cert", cert)?;
-            let key = files::private_key("server_key", key)?;
+            let chain = dugong_trust::certificates("server_cert", cert)?;
+            let key = dugong_trust::private_key("server_key", key)?;
             builder.with_client_auth_cert(chain, key).map_err(ServerTlsError::Unfit)?
         }
     };
@@ -135,102 +133,12 @@ fn configuration(tls: &ServerTls) -> Result<ClientConfig, ServerTlsError> {
     Ok(config)
 }
 
-/// Whom we believe.
-#[derive(Debug)]
-enum Belief {
-    /// Any certificate, of whose key the server has proof.
-    Anybody(Arc<CryptoProvider>),
-    /// Whoever the authority has signed for, whatever its host.
-    Authority(Arc<WebPkiServerVerifier>),
-    /// The very host.
-    Host(Arc<WebPkiServerVerifier>),
-}
-
-impl Belief {
-    fn new(tls: &ServerTls, provider: Arc<CryptoProvider>) -> Result<Self, ServerTlsError> {
-        let Some(path) = &tls.ca else { return Ok(Self::Anybody(provider)) };
-        let roots = Arc::new(files::roots("server_ca", path)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
-        let verifier = verifier.build().map_err(|error| ServerTlsError::Ca(error.to_string()))?;
-        Ok(match tls.rule {
-            ServerRule::Prefer | ServerRule::Require => Self::Anybody(provider),
-            ServerRule::VerifyCa => Self::Authority(verifier),
-            ServerRule::VerifyFull => Self::Host(verifier),
-        })
-    }
-
-    fn provider(&self) -> Result<&CryptoProvider, &WebPkiServerVerifier> {
-        match self {
-            Self::Anybody(provider) => Ok(provider),
-            Self::Authority(verifier) | Self::Host(verifier) => Err(verifier),
-        }
-    }
-}
-
-impl ServerCertVerifier for Belief {
-    fn verify_server_cert(
-        &self,
-        end: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let good = Ok(ServerCertVerified::assertion());
-        match self {
-            Self::Anybody(_) => good,
-            Self::Host(verifier) => verifier.verify_server_cert(end, between, name, ocsp, now),
-            Self::Authority(verifier) => {
-                match verifier.verify_server_cert(end, between, name, ocsp, now) {
-                    // The name is looked at last, once all else was good.
-                    Err(Error::InvalidCertificate(
-                        CertificateError::NotValidForName
-                        | CertificateError::NotValidForNameContext { .. },
-                    )) => good,
-                    verified => verified,
-                }
-            }
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match self.provider() {
-            Ok(provider) => rustls::crypto::verify_tls12_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Err(verifier) => verifier.verify_tls12_signature(message, certificate, signed),
-        }
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match self.provider() {
-            Ok(provider) => rustls::crypto::verify_tls13_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Err(verifier) => verifier.verify_tls13_signature(message, certificate, signed),
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match self.provider() {
-            Ok(provider) => provider.signature_verification_algorithms.supported_schemes(),
-            Err(verifier) => verifier.supported_verify_schemes(),
-        }
+fn belief(tls: &ServerTls) -> Result<Belief, ServerTlsError> {
+    let Some(path) = &tls.ca else { return Ok(Belief::anybody()) };
+    let roots = dugong_trust::roots("server_ca", path)?;
+    match tls.rule {
+        ServerRule::Prefer | ServerRule::Require => Ok(Belief::anybody()),
+        ServerRule::VerifyCa => Belief::authority(roots).map_err(ServerTlsError::Ca),
+        ServerRule::VerifyFull => Belief::host(roots).map_err(ServerTlsError::Ca),
     }
 }

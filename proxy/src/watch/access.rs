@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dugong_trust::{FileError, Keys};
 use hyper::header::HeaderValue;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
@@ -16,8 +17,6 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::{Scheme, Trust};
 use crate::socket;
-use crate::tls::files::{self, FileError};
-use crate::tls::trouble::{self, Keys};
 use crate::watch::find::Endpoint;
 
 const KEYS: Keys = Keys { ca: "controller_ca", cert: "controller_cert" };
@@ -67,7 +66,7 @@ impl Access {
     /// The first thing that is wrong with one of them.
     pub fn load(trust: &Trust) -> Result<Self, AccessError> {
         let roots = match &trust.ca {
-            Some(path) => files::roots("controller_ca", path)?,
+            Some(path) => dugong_trust::roots("controller_ca", path)?,
             None => RootCertStore::empty(),
         };
         let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
@@ -77,18 +76,15 @@ impl Access {
         let tls = match &trust.identity {
             None => builder.with_no_client_auth(),
             Some((cert, path)) => {
-                let chain = files::certificates("controller_cert", cert)?;
-                let key = files::private_key("controller_key", path)?;
+                let chain = dugong_trust::certificates("controller_cert", cert)?;
+                let key = dugong_trust::private_key("controller_key", path)?;
                 builder.with_client_auth_cert(chain, key).map_err(AccessError::Unfit)?
             }
         };
         let token = trust.token_file.as_ref().map(|path| {
-            let text = files::secret("controller_token_file", path)?;
-            let text = text.trim_end_matches(['\r', '\n']);
+            let text = dugong_trust::secret("controller_token_file", path)?;
             let mut value = HeaderValue::from_str(&format!("Bearer {text}"))
-                .ok()
-                .filter(|_| !text.is_empty())
-                .ok_or_else(|| AccessError::NoToken { path: path.clone() })?;
+                .map_err(|_| AccessError::NoToken { path: path.clone() })?;
             value.set_sensitive(true);
             Ok::<_, AccessError>(value)
         });
@@ -115,7 +111,7 @@ impl Access {
         let stream = timeout(CONNECT_MAX, greeting)
             .await
             .map_err(|_| NoConnection::Timeout)?
-            .map_err(|error| NoConnection::Tls(trouble::words(&error, KEYS)))?;
+            .map_err(|error| NoConnection::Tls(dugong_trust::words(&error, KEYS)))?;
         Ok(Box::new(stream))
     }
 }

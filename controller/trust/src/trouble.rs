@@ -4,7 +4,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// The keys of the configuration that a connection is made by.
+/// What names, for whoever reads the words, what a connection is made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keys {
     /// Names whom we believe.
