@@ -17,6 +17,7 @@
 mod certificates;
 mod configuration;
 mod control;
+mod copying;
 mod data_dir;
 mod diverged;
 mod greeting;

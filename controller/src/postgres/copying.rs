@@ -1,0 +1,109 @@
+//! Data made as a copy of another instance's.
+//!
+//! **Invariant:** what is copied is nothing until it is complete: it has its source's marks until
+//! then, and after that this instance's, which are written last.
+
+use dugong_machine::Upstream;
+use dugong_topology::{Lsn, Position, TimelineId};
+use rustix::process::Signal;
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use super::configuration::{connection, write_passfile};
+use super::data_dir::{
+    ControlFile, StartsAs, mark_standby, new_identity, read_identity, remove_source_marks,
+    starts_as, write_identity,
+};
+use super::helper::run_and_hear;
+use super::making::{MakingError, Replaced, Stamp, Workshop, tell};
+use super::progress::Progress;
+
+impl Workshop<'_> {
+    /// Makes a copy of `source`'s data. Dropping the future kills whatever works on it.
+    pub(super) async fn copy(
+        self,
+        source: &Upstream,
+        stamp: Stamp,
+        old: Replaced,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), MakingError> {
+        let Self { settings, layout, spawner } = self;
+        let data = &layout.data_new;
+        // What cannot be told is kept.
+        let forked = old == Replaced::Forked || self.may_have_forked().await.unwrap_or(true);
+        let old = if forked { Replaced::Forked } else { Replaced::Prefix };
+        self.clear().await?;
+        write_passfile(settings, layout)?;
+        let mut backup = Command::new(settings.bin.join("pg_basebackup"));
+        backup
+            .arg("-D")
+            .arg(data)
+            .args(["-d", &connection(settings, layout, source)])
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
+            .arg("--progress")
+            .env("LC_ALL", "C");
+        let hear = |line: &str| tell(progress, line);
+        let output = tokio::select! {
+            output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,
+            // Dropped with what it has copied so far, which is next to nothing.
+            error = self.short_of_room(source, progress.subscribe()) => return Err(error),
+        };
+        let source_id = source.id.to_string();
+        let output = output.map_err(|error| MakingError::Copy { source_id, error })?;
+        remove_source_marks(data)?;
+        // From its first moment as data it is a standby's: it can never start as a second primary.
+        mark_standby(data)?;
+        let control = ControlFile::read(settings, spawner, data).await?;
+        let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
+        write_identity(data, &new_identity(settings, &control, stamp, end))?;
+        self.put_in_place(old).await
+    }
+
+    /// Returns when it is known that the copy will find no room: once its size is known.
+    async fn short_of_room(
+        self,
+        source: &Upstream,
+        mut progress: watch::Receiver<Progress>,
+    ) -> MakingError {
+        // An error: nobody tells any more.
+        let size = progress.wait_for(|progress| progress.total > 0).await.map(|known| known.total);
+        let what = format!("a copy of {}", source.id);
+        match size.map(|size| self.make_room(what, size)) {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether what is here has WAL of its own: that of a primary may.
+    async fn may_have_forked(self) -> Result<bool, MakingError> {
+        let Self { settings, layout, spawner } = self;
+        if read_identity(&layout.data)?.is_none() {
+            return Ok(false);
+        }
+        Ok(starts_as(settings, spawner, &layout.data).await? == StartsAs::Primary)
+    }
+}
+
+/// Where the copied WAL ends, from `pg_basebackup --verbose`; none where it does not say.
+fn end_of_backup(said: &str) -> Option<Position> {
+    let after = |mark: &str| {
+        let line = said.lines().find_map(|line| line.split_once(mark))?;
+        Some(line.1.trim())
+    };
+    let timeline = after("write-ahead log start point: ")?.split_once(" on timeline ")?.1;
+    let end: Lsn = after("write-ahead log end point: ")?.parse().ok()?;
+    Some(Position::new(TimelineId(timeline.parse().ok()?), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_says_where_its_wal_ends() {
+        let said = "pg_basebackup: write-ahead log start point: 0/2000028 on timeline 3\n\
+                    pg_basebackup: write-ahead log end point: 0/2000138\n";
+        assert_eq!(end_of_backup(said).unwrap().to_string(), "3@0/2000138");
+        assert_eq!(end_of_backup("pg_basebackup: error: no route\n"), None);
+    }
+}
