@@ -79,7 +79,7 @@ pub(crate) fn show(state: &State) {
     }
     let lag = said.lag.map_or(0, |lag| lag.upstream_end.bytes_after(lag.replayed));
     metrics::gauge!("dugong_lag_bytes").set(lag as f64);
-    for way in [Way::Copy, Way::Rewind] {
+    for way in [Way::Copy, Way::Rewind, Way::Verify] {
         let making = said.making.filter(|making| making.way == way);
         let of = |value: fn(Making) -> Option<u64>| making.and_then(value).unwrap_or(0) as f64;
         let name = way.as_str();

@@ -180,6 +180,7 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     if let Some(files) = &settings.tls {
         certificates::check(files, &settings.listen.host)?;
     }
+    copying::Verifier::announce(&settings.bin);
     let (layout, lock) = layout::Layout::claim(&settings.dir, settings.listen.port)?;
     let spawner = process::Spawner::start().map_err(StartError::Spawner)?;
     let found = supervisor::Inheritance::find(&layout);

@@ -1,10 +1,18 @@
 //! Data made as a copy of another instance's.
 //!
-//! **Invariant:** what is copied is nothing until it is complete: it has its source's marks until
-//! then, and after that this instance's, which are written last.
+//! `pg_basebackup` brings it, with the WAL that comes meanwhile, and a manifest: each file with its
+//! size and checksum. `pg_verifybackup` compares what is on this disk with that, and reads the WAL.
+//!
+//! **Invariant:** a copy is nobody's data until it is complete and verified: the marks of this
+//! instance are written last.
+//!
+//! Source: PostgreSQL manual, `pg_basebackup`, `pg_verifybackup`, "Backup Manifest Format".
+
+use std::fs;
+use std::path::Path;
 
 use dugong_machine::Upstream;
-use dugong_topology::{Lsn, Position, TimelineId};
+use dugong_topology::{Lsn, Position, TimelineId, Way};
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -14,8 +22,8 @@ use super::data_dir::{
     ControlFile, StartsAs, mark_standby, new_identity, read_identity, remove_source_marks,
     starts_as, write_identity,
 };
-use super::helper::run_and_hear;
-use super::making::{MakingError, Replaced, Stamp, Workshop, tell};
+use super::helper::{HelperError, run_and_hear, run_helper};
+use super::making::{MakingError, Replaced, Stamp, Workshop, remove_in_background, tell};
 use super::progress::Progress;
 
 impl Workshop<'_> {
@@ -49,7 +57,15 @@ impl Workshop<'_> {
             error = self.short_of_room(source, progress.subscribe()) => return Err(error),
         };
         let source_id = source.id.to_string();
-        let output = output.map_err(|error| MakingError::Copy { source_id, error })?;
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => return Err(MakingError::Copy { source_id, error }),
+        };
+        progress.send_replace(Progress::begun(Way::Verify));
+        if let Err(error) = self.verify().await {
+            remove_in_background(data).await?;
+            return Err(MakingError::Unverified { source_id, error });
+        }
         remove_source_marks(data)?;
         // From its first moment as data it is a standby's: it can never start as a second primary.
         mark_standby(data)?;
@@ -57,6 +73,21 @@ impl Workshop<'_> {
         let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
         write_identity(data, &new_identity(settings, &control, stamp, end))?;
         self.put_in_place(old).await
+    }
+
+    /// Compares what was copied with its manifest, before anything of it is changed.
+    async fn verify(self) -> Result<(), HelperError> {
+        let mut command = Command::new(self.settings.bin.join(VERIFIER));
+        command.args(["--exit-on-error", "--quiet"]);
+        match Verifier::find(&self.settings.bin) {
+            Verifier::OfAll => (),
+            Verifier::OfFiles => {
+                command.arg("--no-parse-wal");
+            }
+            Verifier::Missing => return Ok(()), // Said when the controller began.
+        }
+        command.arg(&self.layout.data_new).env("LC_ALL", "C");
+        run_helper(self.spawner, command, Signal::KILL).await.map(|_| ())
     }
 
     /// Returns when it is known that the copy will find no room: once its size is known.
@@ -81,6 +112,39 @@ impl Workshop<'_> {
             return Ok(false);
         }
         Ok(starts_as(settings, spawner, &layout.data).await? == StartsAs::Primary)
+    }
+}
+
+const VERIFIER: &str = "pg_verifybackup";
+
+/// What PostgreSQL's programs here can verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verifier {
+    /// Files and WAL.
+    OfAll,
+    /// `pg_waldump` is missing.
+    OfFiles,
+    Missing,
+}
+
+impl Verifier {
+    fn find(bin: &Path) -> Self {
+        // It looks for its helper where it lies itself, past symbolic links.
+        match fs::canonicalize(bin.join(VERIFIER)) {
+            Ok(path) if path.with_file_name("pg_waldump").exists() => Self::OfAll,
+            Ok(_) => Self::OfFiles,
+            Err(_missing) => Self::Missing,
+        }
+    }
+
+    /// Says what copies will not be verified for, if something is missing.
+    pub(super) fn announce(bin: &Path) {
+        let missing = match Self::find(bin) {
+            Self::OfAll => return,
+            Self::OfFiles => "pg_waldump: of copies the files are verified, and not the WAL",
+            Self::Missing => "pg_verifybackup: copies are not verified",
+        };
+        tracing::warn!("{} has no {missing}; install all of PostgreSQL's programs", bin.display());
     }
 }
 

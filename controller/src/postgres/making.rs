@@ -35,6 +35,11 @@ const FRESH_PATIENCE: Duration = Duration::from_secs(60);
 pub(super) enum MakingError {
     #[error("no copy could be made of {source_id}: {error}")]
     Copy { source_id: String, error: HelperError },
+    #[error(
+        "the copy of {source_id} was thrown away and is made again, for it did not pass its \
+         verification: {error}; if that happens again, look at the disks and the memory of both"
+    )]
+    Unverified { source_id: String, error: HelperError },
     #[error(transparent)]
     Helper(#[from] HelperError),
     #[error(transparent)]
@@ -66,6 +71,7 @@ impl MakingError {
         match self {
             Self::NotAsked { .. } | Self::NoCheckpoint { .. } | Self::Look(_) => true,
             Self::Copy { .. }
+            | Self::Unverified { .. }
             | Self::Helper(_)
             | Self::DataDir(_)
             | Self::Server(_)
@@ -219,7 +225,8 @@ impl Workshop<'_> {
 
 /// Tells how far a program has come, if this line says so.
 pub(super) fn tell(progress: &watch::Sender<Progress>, line: &str) -> Line {
-    match Progress::heard(line) {
+    let before = *progress.borrow();
+    match before.heard(line) {
         Some(now) => {
             progress.send_replace(now);
             Line::Pass

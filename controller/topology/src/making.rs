@@ -26,6 +26,8 @@ pub enum Way {
     Copy,
     /// Of what is there.
     Rewind,
+    /// A copy that is complete is compared with what its source said about it.
+    Verify,
     /// One that this program does not know.
     #[serde(other)]
     Other,
@@ -37,6 +39,7 @@ impl Way {
         match self {
             Self::Copy => "copy",
             Self::Rewind => "rewind",
+            Self::Verify => "verify",
             Self::Other => "other",
         }
     }
@@ -60,6 +63,9 @@ impl Making {
 impl fmt::Display for Making {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |bytes: u64| bytes >> 20;
+        if self.way == Way::Verify && self.total_bytes.is_none() {
+            return f.write_str("verifying the copy");
+        }
         write!(f, "{}: {}", self.way.as_str(), megabytes(self.done_bytes))?;
         if let (Some(total), Some(percent)) = (self.total_bytes, self.percent()) {
             write!(f, " of {} MB, {percent} %", megabytes(total))?;
@@ -81,6 +87,7 @@ mod tests {
     fn progress_is_one_line_for_people() {
         let begun = Making::begun(Way::Rewind);
         assert_eq!(begun.to_string(), "rewind: 0 MB");
+        assert_eq!(Making::begun(Way::Verify).to_string(), "verifying the copy");
         let later = Making {
             way: Way::Copy,
             done_bytes: 120 << 20,

@@ -81,7 +81,7 @@ impl Supervisor {
         }
         let (settings, layout, spawner) = self.tools();
         let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
-        let (progress, heard) = watch::channel(Progress::default());
+        let (progress, heard) = watch::channel(Progress::begun(Way::Copy));
         // What was to be rewound has forked.
         let replaced = if self.rewinds.found_forked(stamp.making) {
             Replaced::Forked
@@ -89,7 +89,7 @@ impl Supervisor {
             Replaced::Prefix
         };
         let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
-        let made = self.watch(Way::Copy, copying, &heard).await;
+        let made = self.watch(copying, &heard).await;
         self.made(made, "copy").await
     }
 
@@ -101,13 +101,13 @@ impl Supervisor {
         }
         let (settings, layout, spawner) = self.tools();
         let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
-        let (progress, heard) = watch::channel(Progress::default());
+        let (progress, heard) = watch::channel(Progress::begun(Way::Rewind));
         let begun = Instant::now();
         let rewinding = Box::pin(workshop.rewind(primary, stamp, &progress));
         let rewinding = tokio::time::timeout(limit, rewinding);
         let late = |_| MakingError::NotRewound(format!("it took longer than {limit:?}"));
         let bounded = async { rewinding.await.unwrap_or_else(|elapsed| Err(late(elapsed))) };
-        let made = self.watch(Way::Rewind, bounded, &heard).await;
+        let made = self.watch(bounded, &heard).await;
         let took = begun.elapsed();
         match made {
             Ok(Reused::AsPrefix) => {
@@ -131,19 +131,17 @@ impl Supervisor {
     /// Waits for the end of `work`, and tells how far it is meanwhile.
     async fn watch<T>(
         &mut self,
-        way: Way,
         work: impl Future<Output = T>,
         progress: &watch::Receiver<Progress>,
     ) -> T {
         tokio::pin!(work);
-        let begun = Instant::now();
         let mut ticks = tokio::time::interval(TELL);
         loop {
             tokio::select! {
                 done = &mut work => return done,
                 // Both are polled again: nothing is lost.
                 _ = ticks.tick() => {
-                    let making = progress.borrow().told(way, begun.elapsed());
+                    let making = progress.borrow().told();
                     self.report(Run::Busy(Work::Copying(making))).await;
                 }
             }

@@ -1,0 +1,110 @@
+//! Copies of other instances' data: verified before they are data.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use dugong_controller::postgres::find_bin;
+use dugong_machine::{Access, Receiver, Run, Work};
+use dugong_topology::Way;
+use tempfile::TempDir;
+
+use crate::instance::{Instance, as_postgres, id};
+
+/// PostgreSQL's programs, with a stand-in for one of them: a shell script that is given the path of
+/// the real one, `$REAL`, and of a folder that is its own, `$OWN`.
+fn programs_with(name: &str, script: &str) -> TempDir {
+    let folder = tempfile::Builder::new().prefix("dugong-bin-").tempdir().unwrap();
+    let (bin, _) = find_bin(None).unwrap();
+    for program in fs::read_dir(&bin).unwrap().flatten() {
+        if program.file_name() != name {
+            symlink(program.path(), folder.path().join(program.file_name())).unwrap();
+        }
+    }
+    let (real, own) = (bin.join(name), folder.path());
+    let text = format!("#!/bin/sh\nREAL={} OWN={}\n{script}\n", real.display(), own.display());
+    let stand_in = folder.path().join(name);
+    fs::write(&stand_in, text).unwrap();
+    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// A primary, and an instance beside it that has nothing yet and runs the programs of `bin`.
+async fn with_newcomer(bin: &Path) -> (Instance, Instance) {
+    let mut primary = Instance::new("pg-1").await;
+    primary.initialise().await;
+    primary.downstreams = [id("pg-2")].into();
+    primary.primary(&["pg-2"], Access::ReadOnly);
+    primary.until_primary("it runs", |_| true).await;
+    let bin = bin.to_owned();
+    let machine = |settings: &mut dugong_controller::postgres::Settings| settings.bin = bin;
+    let newcomer = Instance::on_machine("pg-2", &primary.credentials.clone(), machine).await;
+    (primary, newcomer)
+}
+
+/// Copies, and damages what is at `path` in the first copy.
+fn damaging(path: &str) -> TempDir {
+    let script = format!(
+        r#"data=; last=
+for word; do [ "$last" = -D ] && data=$word; last=$word; done
+"$REAL" "$@" || exit
+[ -e "$OWN/damaged" ] && exit
+for file in "$data"/{path}; do printf moon | dd of="$file" bs=1 seek=60 conv=notrunc 2>&1; done
+touch "$OWN/damaged""#
+    );
+    programs_with("pg_basebackup", &script)
+}
+
+async fn is_thrown_away_and_made_again(path: &str, words: &str) {
+    let programs = damaging(path);
+    let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+    newcomer.want(newcomer.copy_goal(&primary, 1));
+    let dir = newcomer.data().parent().unwrap().to_owned();
+    newcomer
+        .until("it says what was wrong", |server| {
+            assert!(server.identity().is_none(), "it is nobody's data");
+            let why = server.trouble.as_deref().unwrap_or_default();
+            why.contains("did not pass its verification") && why.contains(words)
+        })
+        .await;
+    newcomer.until("another copy is there", |server| server.identity().is_some()).await;
+    assert!(programs.path().join("damaged").exists());
+    assert!(!dir.join("data.new").exists());
+    newcomer.standby(Some(&primary));
+    newcomer.until_standby("it streams", |view| view.receiver == Receiver::Streaming).await;
+}
+
+#[test]
+fn a_copy_with_a_damaged_file_is_thrown_away_and_made_again() {
+    as_postgres(is_thrown_away_and_made_again("base/1/2608", "checksum mismatch"));
+}
+
+#[test]
+fn a_copy_with_damaged_wal_is_thrown_away_and_made_again() {
+    as_postgres(is_thrown_away_and_made_again("pg_wal/0000*", "WAL parsing failed"));
+}
+
+#[test]
+fn without_the_program_that_verifies_copies_they_are_made_all_the_same() {
+    as_postgres(async {
+        let programs = programs_with("pg_verifybackup", "exit 1");
+        fs::remove_file(programs.path().join("pg_verifybackup")).unwrap();
+        let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+        newcomer.copy_of(&primary, 1).await;
+    });
+}
+
+#[test]
+fn a_copy_that_is_being_verified_is_no_data_yet_and_says_so() {
+    as_postgres(async {
+        let script = r#"until [ -e "$OWN/go" ]; do sleep 0.01; done; exec "$REAL" "$@""#;
+        let programs = programs_with("pg_verifybackup", script);
+        let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+        newcomer.want(newcomer.copy_goal(&primary, 1));
+        let is_verified = |run: &Run| matches!(run, Run::Busy(Work::Copying(making)) if making.way == Way::Verify);
+        newcomer.until("it is verified", |server| is_verified(&server.run)).await;
+        assert!(!newcomer.data().exists());
+        fs::write(programs.path().join("go"), "").unwrap();
+        newcomer.until("the copy is there", |server| server.identity().is_some()).await;
+    });
+}
