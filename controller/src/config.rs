@@ -44,7 +44,7 @@ pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
 pub use postgres::{PostgresConfig, TlsFiles};
-pub use repair::RepairConfig;
+pub use repair::{CopyRate, RepairConfig};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 

@@ -112,6 +112,11 @@ pub enum ConfigProblem {
          a dot in those of extensions"
     )]
     SettingName { name: String },
+    #[error(
+        "repair.copy_max_rate = \"{value}\" is no rate from 32kB to 1GB a second: write it as in \
+         50MB, or remove it for no limit"
+    )]
+    CopyMaxRate { value: String },
     #[error("repair.keep_diverged = {value} is out of range: 0 to {most}")]
     KeepDiverged { value: usize, most: usize },
     #[error("postgres.settings: the value of {name} has a line break or a NUL")]

@@ -56,6 +56,7 @@ forget_after = "1day"
 
 [repair]
 rewind_timeout = "2h"
+copy_max_rate = "50MB"
 keep_diverged = 3
 "#;
 
@@ -105,7 +106,9 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.timings.forget_after, Duration::from_secs(86_400));
     assert_eq!(config.dns.unwrap().zone, "db.internal");
     let two_hours = Some(Duration::from_secs(7200));
-    assert_eq!(config.repair, RepairConfig { rewind_timeout: two_hours, keep_diverged: 3 });
+    assert_eq!(config.repair.rewind_timeout, two_hours);
+    assert_eq!(config.repair.copy_max_rate.unwrap().kilobytes(), 50 << 10);
+    assert_eq!(config.repair.keep_diverged, 3);
     let file: toml::Table = toml::from_str(WHOLE).unwrap();
     let etcd: toml::Table = toml::from_str(ETCD).unwrap();
     for (section, keys) in keys::SECTIONS {
@@ -136,9 +139,16 @@ fn the_smallest_file_has_the_documented_defaults() {
     assert_eq!(config.repair, RepairConfig::default());
     let never = format!("{SMALLEST}[repair]\nrewind_timeout = \"0s\"");
     assert_eq!(Config::parse(&never).unwrap().repair.rewind_timeout, None);
-    for (key, shown) in
-        [("rewind_timeout = \"25h\"", "0s to 1day"), ("keep_diverged = 101", "0 to 100")]
-    {
+    let rate = "32kB to 1GB a second";
+    #[rustfmt::skip]
+    let cases = [
+        ("rewind_timeout = \"25h\"",  "0s to 1day"),
+        ("copy_max_rate = \"31kB\"",  rate),
+        ("copy_max_rate = \"1025MB\"", rate),
+        ("copy_max_rate = \"fast\"",  rate),
+        ("keep_diverged = 101",       "0 to 100"),
+    ];
+    for (key, shown) in cases {
         let refused = Config::parse(&format!("{SMALLEST}[repair]\n{key}")).unwrap_err().to_string();
         assert!(refused.contains(shown), "{refused}");
     }

@@ -50,6 +50,9 @@ impl Workshop<'_> {
             .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
             .arg("--progress")
             .env("LC_ALL", "C");
+        if let Some(rate) = settings.repair.copy_max_rate {
+            backup.arg(format!("--max-rate={}k", rate.kilobytes()));
+        }
         let hear = |line: &str| tell(progress, line);
         let output = tokio::select! {
             output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,

@@ -5,7 +5,7 @@
 //!
 //! Source: Patroni's manual, "Patroni REST API", "Health check endpoints".
 
-use dugong_topology::{InstanceId, Member, Phase, Role, Topology};
+use dugong_topology::{InstanceId, Member, Phase, Role, Topology, units};
 
 /// What a load balancer asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +55,8 @@ fn within(member: &Member, lag_bytes_max: Option<u64>) -> bool {
 
 /// Reads Patroni's `lag`: bytes, or with a unit (`16MB`, `1024kB`), in powers of 1024.
 pub(super) fn parse_lag(text: &str) -> Result<u64, String> {
-    let refused = || format!("{text:?} is no lag: write bytes, or a size as in 16MB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| refused())?;
-    let unit: u64 = match &text[digits..] {
-        "" | "B" => 1,
-        "kB" => 1 << 10,
-        "MB" => 1 << 20,
-        "GB" => 1 << 30,
-        "TB" => 1 << 40,
-        _ => return Err(refused()),
-    };
-    number.checked_mul(unit).ok_or_else(refused)
+    let refused = |_| format!("{text:?} is no lag: write bytes, or a size as in 16MB");
+    text.parse().or_else(|_| units::parse_size(text)).map_err(refused)
 }
 
 #[cfg(test)]

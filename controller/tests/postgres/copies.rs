@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
 
-use dugong_controller::postgres::find_bin;
+use dugong_controller::config::CopyRate;
+use dugong_controller::postgres::{Settings, find_bin};
 use dugong_machine::{Access, Receiver, Run, Work};
 use dugong_topology::Way;
 use tempfile::TempDir;
@@ -29,17 +29,20 @@ fn programs_with(name: &str, script: &str) -> TempDir {
     folder
 }
 
-/// A primary, and an instance beside it that has nothing yet and runs the programs of `bin`.
-async fn with_newcomer(bin: &Path) -> (Instance, Instance) {
+/// A primary, and an instance beside it that has nothing yet.
+async fn with_newcomer(machine: impl FnOnce(&mut Settings)) -> (Instance, Instance) {
     let mut primary = Instance::new("pg-1").await;
     primary.initialise().await;
     primary.downstreams = [id("pg-2")].into();
     primary.primary(&["pg-2"], Access::ReadOnly);
     primary.until_primary("it runs", |_| true).await;
-    let bin = bin.to_owned();
-    let machine = |settings: &mut dugong_controller::postgres::Settings| settings.bin = bin;
     let newcomer = Instance::on_machine("pg-2", &primary.credentials.clone(), machine).await;
     (primary, newcomer)
+}
+
+fn running(programs: &TempDir) -> impl FnOnce(&mut Settings) {
+    let bin = programs.path().to_owned();
+    |settings| settings.bin = bin
 }
 
 /// Copies, and damages what is at `path` in the first copy.
@@ -57,7 +60,7 @@ touch "$OWN/damaged""#
 
 async fn is_thrown_away_and_made_again(path: &str, words: &str) {
     let programs = damaging(path);
-    let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+    let (primary, mut newcomer) = with_newcomer(running(&programs)).await;
     newcomer.want(newcomer.copy_goal(&primary, 1));
     let dir = newcomer.data().parent().unwrap().to_owned();
     newcomer
@@ -89,7 +92,7 @@ fn without_the_program_that_verifies_copies_they_are_made_all_the_same() {
     as_postgres(async {
         let programs = programs_with("pg_verifybackup", "exit 1");
         fs::remove_file(programs.path().join("pg_verifybackup")).unwrap();
-        let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+        let (primary, mut newcomer) = with_newcomer(running(&programs)).await;
         newcomer.copy_of(&primary, 1).await;
     });
 }
@@ -99,12 +102,40 @@ fn a_copy_that_is_being_verified_is_no_data_yet_and_says_so() {
     as_postgres(async {
         let script = r#"until [ -e "$OWN/go" ]; do sleep 0.01; done; exec "$REAL" "$@""#;
         let programs = programs_with("pg_verifybackup", script);
-        let (primary, mut newcomer) = with_newcomer(programs.path()).await;
+        let (primary, mut newcomer) = with_newcomer(running(&programs)).await;
         newcomer.want(newcomer.copy_goal(&primary, 1));
         let is_verified = |run: &Run| matches!(run, Run::Busy(Work::Copying(making)) if making.way == Way::Verify);
         newcomer.until("it is verified", |server| is_verified(&server.run)).await;
         assert!(!newcomer.data().exists());
         fs::write(programs.path().join("go"), "").unwrap();
         newcomer.until("the copy is there", |server| server.identity().is_some()).await;
+    });
+}
+
+#[test]
+fn a_copy_that_is_held_to_a_rate_takes_its_time_and_knows_how_long() {
+    as_postgres(async {
+        let rate = CopyRate::parse("8MB").unwrap();
+        let machine = |settings: &mut Settings| settings.repair.copy_max_rate = Some(rate);
+        let (primary, mut newcomer) = with_newcomer(machine).await;
+        newcomer.want(newcomer.copy_goal(&primary, 1));
+        let mut told = Vec::new();
+        newcomer
+            .until("the copy is there", |server| {
+                if let Run::Busy(Work::Copying(making)) = &server.run
+                    && let (Some(total), Some(left)) = (making.total_bytes, making.seconds_left)
+                {
+                    told.push((making.done_bytes, total, left));
+                }
+                server.identity().is_some()
+            })
+            .await;
+        // A few seconds; what is told says it, whatever else this machine does.
+        assert!(told.len() >= 2, "{told:?}");
+        for (done, total, left) in &told {
+            let least = (total - done.min(total)) / (8 << 20);
+            assert!(*left + 2 >= least, "{left} s for {} bytes at 8 MB a second", total - done);
+        }
+        assert!(told.is_sorted_by_key(|(done, _, _)| *done), "{told:?}");
     });
 }

@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dugong_controller::config::RepairConfig;
 use dugong_controller::postgres::has_served;
 use dugong_machine::{Access, Data, Goal, Old, Receiver, Run, Stop};
 use dugong_topology::{Generation, Lsn};
@@ -191,7 +190,8 @@ fn where_no_time_is_given_to_rewinds_data_is_copied() {
         let (old, new) = taken_over(true).await;
         let mut ended = old.end().await;
         ended.tell(|settings| {
-            settings.repair = RepairConfig { rewind_timeout: None, keep_diverged: 0 };
+            settings.repair.rewind_timeout = None;
+            settings.repair.keep_diverged = 0;
         });
         let mut old = ended.resume();
         old.until("its data is found", |server| server.identity().is_some()).await;
