@@ -20,6 +20,7 @@
 //! **Invariant:** plain data only, no socket and no handle; a key that is not known is an error,
 //! since a misspelt timeout must not be a silent default.
 
+pub mod chosen;
 mod dns;
 mod env;
 mod error;
@@ -93,6 +94,15 @@ impl Config {
             .map_err(|error| of(ConfigProblem::Unreadable { error }))?;
         let overrides = env::overrides(std::env::vars_os()).map_err(of)?;
         Self::parse_with(&text, &overrides).map_err(of)
+    }
+
+    /// Whether that would be a configuration file, whatever the environment says.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn check(text: &str) -> Result<(), ConfigProblem> {
+        Self::parse_with(text, &[]).map(|_| ())
     }
 
     fn parse_with(

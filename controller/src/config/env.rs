@@ -116,7 +116,7 @@ fn key_of(name: &str) -> Result<(&'static str, &'static str), ConfigProblem> {
     })
 }
 
-fn read(section: &str, key: &str, text: &str) -> Result<toml::Value, String> {
+pub(super) fn read(section: &str, key: &str, text: &str) -> Result<toml::Value, String> {
     if LISTS.contains(&(section, key)) {
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
         Ok(toml::Value::Array(items.map(Into::into).collect()))

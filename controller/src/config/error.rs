@@ -30,6 +30,10 @@ pub enum ConfigProblem {
     /// A value of the wrong form, or a missing key, once the environment has had its say.
     #[error("with {variables} of the environment: {message}")]
     Overridden { variables: String, message: String },
+    #[error("{word:?} chooses nothing: write key=value; known are {known}")]
+    NotChosen { word: String, known: String },
+    #[error("{key}: {message}")]
+    Chosen { key: String, message: String },
     #[error("unknown key \"{key}\" {section}{nearest}")]
     UnknownKey { key: String, section: String, nearest: Nearest },
     #[error(

@@ -75,4 +75,7 @@ fn pass_on(command: &mut Command, options: &UpOptions) {
     pass("--http-port", options.http_port.map(|port| port.to_string()));
     pass("--pg-bin", options.pg_bin.as_ref().map(|path| path.display().to_string()));
     pass("--pg-user", options.pg_user.clone());
+    for word in &options.set {
+        pass("--set", Some(word.clone()));
+    }
 }

@@ -8,6 +8,7 @@ use dugong_topology::InstanceId;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::config::chosen::Chosen;
 use crate::run::Failure;
 
 /// The version of `cluster.json` that this program writes.
@@ -37,6 +38,9 @@ pub struct ClusterFile {
     pub pg_bin: PathBuf,
     /// Whom everything runs as, where root has started it.
     pub pg_user: Option<String>,
+    /// What was chosen for all controllers.
+    #[serde(default, skip_serializing_if = "Chosen::is_empty")]
+    pub chosen: Chosen,
 }
 
 /// One instance's ports, on loopback.
@@ -185,6 +189,7 @@ impl Layout {
             http_port: 0,
             pg_bin,
             pg_user,
+            chosen: Chosen::new(),
         }
     }
 

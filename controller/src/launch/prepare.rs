@@ -10,6 +10,7 @@ use super::UpOptions;
 use super::layout::{ClusterFile, InstancePorts, Layout, at};
 use super::ports::Ports;
 use super::user::User;
+use crate::config::{Config, ConfigProblem, chosen};
 use crate::credentials::Credentials;
 use crate::postgres::find_bin;
 use crate::run::Failure;
@@ -82,6 +83,7 @@ pub(super) fn prepare(options: &UpOptions) -> Result<Prepared, Failure> {
     cluster.write_port = port("--write-port", asked.write_port, |file| file.write_port, 6432)?;
     cluster.read_port = port("--read-port", asked.read_port, |file| file.read_port, 6433)?;
     cluster.http_port = port("--http-port", asked.http_port, |file| file.http_port, 6434)?;
+    choose(&layout, &mut cluster, &options.set)?;
     layout.write(&cluster)?;
 
     let credentials = credentials(&layout, &user)?;
@@ -187,6 +189,48 @@ fn instances(
     Ok(())
 }
 
+/// What is chosen for all controllers, and kept only if they would take it.
+fn choose(layout: &Layout, cluster: &mut ClusterFile, words: &[String]) -> Result<(), Failure> {
+    let refused = |problem: ConfigProblem| Failure::Usage(format!("--set: {problem}"));
+    let mut next = cluster.clone();
+    for word in words {
+        chosen::choose(&mut next.chosen, word).map_err(refused)?;
+    }
+    for instance in &next.instances {
+        let content = controller_toml(layout, &next, instance).map_err(refused)?;
+        Config::check(&content).map_err(refused)?;
+    }
+    *cluster = next;
+    Ok(())
+}
+
+fn controller_toml(
+    layout: &Layout,
+    cluster: &ClusterFile,
+    instance: &InstancePorts,
+) -> Result<String, ConfigProblem> {
+    let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    let bootstrap = match cluster.one_node {
+        true => "one_node = true".to_owned(),
+        false => format!("bootstrap_size = {}", cluster.instances.len()),
+    };
+    Ok(format!(
+        "# Written by `dugong up` at each start.\n\
+         cluster = \"{}\"\ninstance = \"{}\"\ndir = {}\ncredentials = {}\n\
+         {bootstrap}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n\n\
+         [http]\nlisten = \"127.0.0.1:{}\"\n\n[store]\nkind = \"sqlite\"\npath = {}\n{}",
+        cluster.cluster,
+        instance.id,
+        quoted(&layout.instance(&instance.id)),
+        quoted(&layout.credentials()),
+        quoted(&cluster.pg_bin),
+        instance.postgres_port,
+        instance.http_port,
+        quoted(&layout.store()),
+        chosen::sections(&cluster.chosen)?,
+    ))
+}
+
 fn credentials(layout: &Layout, user: &User) -> Result<Credentials, Failure> {
     let path = layout.credentials();
     if !path.exists() {
@@ -206,30 +250,10 @@ impl Prepared {
             .map_err(|error| at(&directory, &error))?;
         self.user.own(&directory)?;
         let path = directory.join("controller.toml");
-        fs::write(&path, self.controller_toml(instance)).map_err(|error| at(&path, &error))?;
+        let content = controller_toml(&self.layout, &self.cluster, instance);
+        let content = content.map_err(Failure::runtime)?;
+        fs::write(&path, content).map_err(|error| at(&path, &error))?;
         self.user.own(&path)
-    }
-
-    fn controller_toml(&self, instance: &InstancePorts) -> String {
-        let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
-        let bootstrap = match self.cluster.one_node {
-            true => "one_node = true".to_owned(),
-            false => format!("bootstrap_size = {}", self.cluster.instances.len()),
-        };
-        format!(
-            "# Written by `dugong up` at each start.\n\
-             cluster = \"{}\"\ninstance = \"{}\"\ndir = {}\ncredentials = {}\n\
-             {bootstrap}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n\n\
-             [http]\nlisten = \"127.0.0.1:{}\"\n\n[store]\nkind = \"sqlite\"\npath = {}\n",
-            self.cluster.cluster,
-            instance.id,
-            quoted(&self.layout.instance(&instance.id)),
-            quoted(&self.layout.credentials()),
-            quoted(&self.cluster.pg_bin),
-            instance.postgres_port,
-            instance.http_port,
-            quoted(&self.layout.store()),
-        )
     }
 
     fn write_proxy(&self) -> Result<(), Failure> {
@@ -248,5 +272,28 @@ impl Prepared {
         );
         fs::write(&path, content).map_err(|error| at(&path, &error))?;
         self.user.own(&path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_controller_would_take_is_not_kept() {
+        let layout = Layout::new("/srv/dugong".into());
+        let mut cluster = Layout::fresh("/usr/bin".into(), None);
+        let instance = |number: u16| InstancePorts {
+            id: format!("pg-{number}").parse().unwrap(),
+            postgres_port: 20_000 + number,
+            http_port: 20_010 + number,
+        };
+        cluster.instances = (1..=3).map(instance).collect();
+        let mut choose = |word: &str| choose(&layout, &mut cluster, &[word.to_owned()]);
+        choose("repair.keep_diverged=100").unwrap();
+        let refused = choose("repair.keep_diverged=101").unwrap_err().to_string();
+        assert!(refused.contains("0 to 100"), "{refused}");
+        let refused = choose("timings.link_ttl=1h").unwrap_err().to_string();
+        assert!(refused.starts_with("--set: timings.link_ttl = "), "{refused}");
     }
 }
