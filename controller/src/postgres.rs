@@ -46,6 +46,7 @@ mod running;
 mod seam;
 mod settle;
 mod supervisor;
+mod tablespaces;
 mod timeline;
 pub mod warden;
 

@@ -23,8 +23,9 @@ use super::data_dir::{
     starts_as, write_identity,
 };
 use super::helper::{HelperError, run_and_hear, run_helper};
-use super::making::{MakingError, Replaced, Stamp, Workshop, remove_in_background, tell};
+use super::making::{MakingError, Replaced, Stamp, Workshop, tell};
 use super::progress::Progress;
+use super::tablespaces::{self, Tablespace};
 
 impl Workshop<'_> {
     /// Makes a copy of `source`'s data. Dropping the future kills whatever works on it.
@@ -40,8 +41,8 @@ impl Workshop<'_> {
         // What cannot be told is kept.
         let forked = old == Replaced::Forked || self.may_have_forked().await.unwrap_or(true);
         let old = if forked { Replaced::Forked } else { Replaced::Prefix };
-        self.clear().await?;
         write_passfile(settings, layout)?;
+        let tablespaces = self.begin_anew(source).await?;
         let mut backup = Command::new(settings.bin.join("pg_basebackup"));
         backup
             .arg("-D")
@@ -53,11 +54,12 @@ impl Workshop<'_> {
         if let Some(rate) = settings.repair.copy_max_rate {
             backup.arg(format!("--max-rate={}k", rate.kilobytes()));
         }
+        backup.args(tablespaces::places(layout, &tablespaces).iter().map(tablespaces::mapping));
         let hear = |line: &str| tell(progress, line);
         let output = tokio::select! {
             output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,
             // Dropped with what it has copied so far, which is next to nothing.
-            error = self.short_of_room(source, progress.subscribe()) => return Err(error),
+            error = self.short_of_room(source, &tablespaces, progress.subscribe()) => return Err(error),
         };
         let source_id = source.id.to_string();
         let output = match output {
@@ -66,7 +68,7 @@ impl Workshop<'_> {
         };
         progress.send_replace(Progress::begun(Way::Verify));
         if let Err(error) = self.verify().await {
-            remove_in_background(data).await?;
+            self.begin_anew(source).await?;
             return Err(MakingError::Unverified { source_id, error });
         }
         remove_source_marks(data)?;
@@ -76,6 +78,20 @@ impl Workshop<'_> {
         let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
         write_identity(data, &new_identity(settings, &control, stamp, end))?;
         self.put_in_place(old).await
+    }
+
+    /// Removes what an attempt before this one has left, and learns what tablespaces there are.
+    async fn begin_anew(self, source: &Upstream) -> Result<Vec<Tablespace>, MakingError> {
+        let mut known = tablespaces::used(self.layout)?;
+        self.clear().await?;
+        let found = self.tablespaces_of(source).await.unwrap_or_else(|error| {
+            // The copy will tell, if that is more than this question.
+            tracing::warn!("the tablespaces of {} are not known: {error}", source.id);
+            Vec::new()
+        });
+        known.extend(tablespaces::places(self.layout, &found).into_iter().map(|(_, new)| new));
+        self.sweep(known).await?;
+        Ok(found)
     }
 
     /// Compares what was copied with its manifest, before anything of it is changed.
@@ -97,12 +113,17 @@ impl Workshop<'_> {
     async fn short_of_room(
         self,
         source: &Upstream,
+        tablespaces: &[Tablespace],
         mut progress: watch::Receiver<Progress>,
     ) -> MakingError {
         // An error: nobody tells any more.
         let size = progress.wait_for(|progress| progress.total > 0).await.map(|known| known.total);
         let what = format!("a copy of {}", source.id);
-        match size.map(|size| self.make_room(what, size)) {
+        let on_each_disk = |size| {
+            let mut needs = tablespaces::needs(self.layout, size, tablespaces).into_iter();
+            needs.try_for_each(|(dir, bytes)| self.make_room(what.clone(), &dir, bytes))
+        };
+        match size.map(on_each_disk) {
             Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => std::future::pending().await,
         }

@@ -4,6 +4,7 @@
 //! **Invariant:** data is made in `data.new` and becomes `data` by a rename, complete, with its
 //! identity and on disk. What was there before stays until then.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use super::helper::{HelperError, Line, run_helper};
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
 use super::process::Spawner;
 use super::progress::Progress;
+use super::tablespaces;
 
 /// Beside what is copied: a server makes WAL in files of 16 MB.
 const MARGIN: u64 = 64 << 20;
@@ -155,17 +157,18 @@ impl Workshop<'_> {
         server.stop().await
     }
 
-    /// Makes room by what is only kept, where that is needed.
-    pub(super) fn make_room(self, what: String, bytes: u64) -> Result<(), MakingError> {
-        let Layout { dir, diverged, .. } = self.layout;
+    /// Makes room on the disk of `dir` by what is only kept, where that is needed.
+    pub(super) fn make_room(self, what: String, dir: &Path, bytes: u64) -> Result<(), MakingError> {
         let needed = bytes.saturating_add(MARGIN);
         let free = || free_bytes(dir).map_err(MakingError::Files);
         if free()? < needed {
-            diverged::prune(diverged, 0)?;
+            let known = tablespaces::used(self.layout)?;
+            diverged::prune(&self.layout.diverged, 0)?;
+            tablespaces::sweep(self.layout, &known);
         }
         match free()? {
             free if free < needed => {
-                Err(MakingError::NoRoom { what, needed, free, path: dir.clone() })
+                Err(MakingError::NoRoom { what, needed, free, path: dir.to_owned() })
             }
             _ => Ok(()),
         }
@@ -190,6 +193,7 @@ impl Workshop<'_> {
     /// The new data becomes the data. What was there is removed after that.
     pub(super) async fn put_in_place(self, old: Replaced) -> Result<(), MakingError> {
         let Layout { dir, data, data_new, data_old, data_rewind, data_rewound, .. } = self.layout;
+        let known = tablespaces::used(self.layout)?;
         sync_directory(data_new)?;
         remove_all(data_old)?;
         let keep = self.settings.repair.keep_diverged;
@@ -212,13 +216,26 @@ impl Workshop<'_> {
         remove_in_background(&self.layout.rewind_wal).await?;
         remove_in_background(data_rewound).await?;
         self.prune().await?;
-        Ok(remove_in_background(data_old).await?)
+        remove_in_background(data_old).await?;
+        self.sweep(known).await
+    }
+
+    /// Removes the tablespaces of data that is gone. `known`: what there was before.
+    pub(super) async fn sweep(self, known: BTreeSet<PathBuf>) -> Result<(), MakingError> {
+        let layout = self.layout.clone();
+        let sweeping = tokio::task::spawn_blocking(move || tablespaces::sweep(&layout, &known));
+        Ok(sweeping.await.map_err(io::Error::other)?)
     }
 
     /// Keeps no more of what has forked than was asked for.
     pub(super) async fn prune(self) -> io::Result<()> {
-        let (kept, count) = (self.layout.diverged.clone(), self.settings.repair.keep_diverged);
-        let pruning = tokio::task::spawn_blocking(move || diverged::prune(&kept, count));
+        let (layout, count) = (self.layout.clone(), self.settings.repair.keep_diverged);
+        let pruning = tokio::task::spawn_blocking(move || {
+            let known = tablespaces::used(&layout)?;
+            diverged::prune(&layout.diverged, count)?;
+            tablespaces::sweep(&layout, &known);
+            Ok(())
+        });
         pruning.await.map_err(io::Error::other)?
     }
 }
@@ -287,6 +304,8 @@ async fn create_roles(settings: &Settings, session: &Session) -> Result<(), Maki
     let owner = identifier(&application.name);
     let statements = [
         role(&credentials.replication, "REPLICATION"),
+        // The sizes of tablespaces, for whoever copies them.
+        format!("GRANT pg_read_all_stats TO {}", identifier(&credentials.replication.name)),
         role(&credentials.lookup, ""),
         format!("CREATE ROLE {owner} LOGIN PASSWORD {}", literal(application.password.expose())),
         "CREATE SCHEMA dugong".to_owned(),

@@ -11,6 +11,7 @@ use super::configuration::connection;
 use super::control::{LookError, Session, identifier};
 use super::helper::{HelperError, run_helper};
 use super::making::{MakingError, Workshop};
+use super::tablespaces::{self, Tablespace};
 
 /// Where `pg_rewind` reads files: any database would do.
 pub(super) const REWIND_DATABASE: &str = "postgres";
@@ -24,6 +25,11 @@ const QUESTION: &str = "SELECT current, checkpoint, replace(CASE WHEN current > 
     chr(10), ';') FROM (SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) AS name, \
     ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int AS current, \
     timeline_id AS checkpoint FROM pg_control_checkpoint()) AS state";
+
+/// Each tablespace that somebody has created, with its size where this role may know it.
+const TABLESPACES: &str = "SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') \
+    THEN pg_tablespace_size(oid) ELSE 0 END, pg_tablespace_location(oid) FROM pg_tablespace \
+    WHERE pg_tablespace_location(oid) LIKE '/%'";
 
 /// Which branches led to a primary's timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,14 +48,28 @@ impl Workshop<'_> {
 
     /// The history of what `primary` writes.
     pub(super) async fn lineage_of(self, primary: &Upstream) -> Result<Lineage, MakingError> {
+        let answer = self.ask(primary, QUESTION).await?;
+        let odd = || LookError::Odd(format!("{} says {answer:?}", primary.id));
+        Ok(parse(answer.trim()).ok_or_else(odd)?)
+    }
+
+    /// The tablespaces that `source` has.
+    pub(super) async fn tablespaces_of(
+        self,
+        source: &Upstream,
+    ) -> Result<Vec<Tablespace>, MakingError> {
+        let answer = self.ask(source, TABLESPACES).await?;
+        let odd = || LookError::Odd(format!("{} says {answer:?}", source.id));
+        Ok(tablespaces::parse(&answer).ok_or_else(odd)?)
+    }
+
+    async fn ask(self, instance: &Upstream, question: &str) -> Result<String, MakingError> {
         let mut psql = Command::new(self.settings.bin.join("psql"));
         psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--no-password"])
-            .args(["--dbname", &self.connection_to(primary), "--command", QUESTION])
+            .args(["--dbname", &self.connection_to(instance), "--command", question])
             .env("LC_ALL", "C");
         let answer = run_helper(self.spawner, psql, Signal::KILL).await;
-        let answer = answer.map_err(|error| not_asked(primary, error))?;
-        let odd = || LookError::Odd(format!("{} says {:?}", primary.id, answer.stdout));
-        Ok(parse(answer.stdout.trim()).ok_or_else(odd)?)
+        Ok(answer.map_err(|error| not_asked(instance, error))?.stdout)
     }
 
     /// The same, once its control file shows the timeline that it writes on: until then `pg_rewind`
@@ -86,7 +106,8 @@ fn parse(answer: &str) -> Option<Lineage> {
     Some(Lineage { history: History::parse(timeline, &file).ok()?, checkpoint })
 }
 
-/// Lets the role of replication read files, as `pg_rewind` does. It may copy all of them anyway.
+/// Lets the role of replication read files, as `pg_rewind` does, and the sizes of tablespaces. It may
+/// copy all of them anyway.
 ///
 /// # Errors
 ///
@@ -100,7 +121,8 @@ pub(super) async fn allow_rewind(session: &Session, role: &str) -> Result<(), Lo
         "pg_read_binary_file(text, bigint, bigint, boolean)",
     ];
     // Local: nobody is told of it, and it is said again by the next primary.
-    let mut statements = "SET synchronous_commit = local".to_owned();
+    let mut statements =
+        format!("SET synchronous_commit = local; GRANT pg_read_all_stats TO {role}");
     for function in functions {
         statements
             .push_str(&format!("; GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}"));

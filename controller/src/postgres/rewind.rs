@@ -136,7 +136,7 @@ impl Workshop<'_> {
         trial.arg("--dry-run");
         let output = run_helper(self.spawner, trial, Signal::KILL).await?;
         let size = output.stderr.lines().find_map(needed).unwrap_or(0);
-        self.make_room("a rewind".to_owned(), size)?;
+        self.make_room("a rewind".to_owned(), &self.layout.dir, size)?;
         if self.settings.repair.keep_diverged > 0 {
             let (kept, data) = (self.layout.diverged.clone(), self.layout.data.clone());
             let surplus = surplus.clone();

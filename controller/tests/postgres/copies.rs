@@ -139,3 +139,47 @@ fn a_copy_that_is_held_to_a_rate_takes_its_time_and_knows_how_long() {
         assert!(told.is_sorted_by_key(|(done, _, _)| *done), "{told:?}");
     });
 }
+
+/// A primary that has made its tables in a tablespace at `folder`. That is one path, and this is one
+/// machine: all others have only copies of it.
+pub(crate) async fn with_tablespace(folder: &TempDir) -> Instance {
+    let mut primary = Instance::new("pg-1").await;
+    primary.initialise().await;
+    primary.downstreams = [id("pg-2")].into();
+    primary.one_node();
+    primary.until_open().await;
+    let client = primary.client().await;
+    let fast = folder.path().display();
+    client.batch_execute(&format!("CREATE TABLESPACE fast LOCATION '{fast}'")).await.unwrap();
+    client.batch_execute("ALTER DATABASE postgres SET default_tablespace = fast").await.unwrap();
+    primary
+}
+
+#[test]
+fn a_tablespace_is_copied_to_a_place_of_its_own_and_goes_with_the_data() {
+    as_postgres(async {
+        let folder = tempfile::Builder::new().prefix("dugong-fast-").tempdir().unwrap();
+        let primary = with_tablespace(&folder).await;
+        let table = "CREATE TABLE t (n int); INSERT INTO t VALUES (1)";
+        primary.client().await.batch_execute(table).await.unwrap();
+        let machine = |settings: &mut Settings| settings.repair.keep_diverged = 1;
+        let mut standby = Instance::on_machine("pg-2", &primary.credentials.clone(), machine).await;
+        for making in 1..=3 {
+            standby.copy_of(&primary, making).await;
+            standby.standby(Some(&primary));
+            standby.until_standby("it streams", |v| v.receiver == Receiver::Streaming).await;
+            let client = standby.client().await;
+            let question = "SELECT n, pg_relation_filepath('t') FROM t";
+            let row = client.query_one(question, &[]).await.unwrap();
+            assert_eq!(row.get::<_, i32>(0), 1);
+            let file = standby.data().join(row.get::<_, &str>(1)).canonicalize().unwrap();
+            assert!(file.starts_with(folder.path()), "on the same disk: {}", file.display());
+            let entries = fs::read_dir(folder.path()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let (copies, others): (Vec<_>, Vec<_>) =
+                names.partition(|name| name.starts_with("dugong.pg-2."));
+            assert_eq!(copies.len(), 1, "{copies:?}");
+            assert_eq!(others.len(), 1, "what the primary has is left alone: {others:?}");
+        }
+    });
+}
