@@ -50,8 +50,31 @@ fn certify(folder: &Path, signer: &Authority, names: &[&str], trusted: &Authorit
     }
 }
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("dugong-tls-").tempdir().unwrap()
+}
+
+/// Two instances, each with an address of its own, that speak TLS by certificates of one CA. Their
+/// files are in `folders`.
+pub(crate) async fn machines_with_tls(folders: &[TempDir; 2]) -> [Instance; 2] {
+    certified_by(&Authority::new("ours").unwrap(), folders).await
+}
+
+async fn certified_by(ours: &Authority, folders: &[TempDir; 2]) -> [Instance; 2] {
+    let credentials = Credentials::generate().unwrap();
+    let instance = async |name: &str, host: &str, folder: &TempDir| {
+        let files = certify(folder.path(), ours, &[name, host], ours);
+        let machine = |settings: &mut Settings| {
+            at(host)(settings);
+            settings.plain_networks = vec!["127.0.0.6/32".parse().unwrap()];
+            settings.tls = Some(files);
+        };
+        Instance::on_machine(name, &credentials, machine).await
+    };
+    [
+        instance("pg-1", "127.0.0.2", &folders[0]).await,
+        instance("pg-2", "127.0.0.3", &folders[1]).await,
+    ]
 }
 
 /// The application asks for one row by libpq, which verifies the server.
@@ -75,7 +98,7 @@ async fn psql(instance: &Instance, ca: &Path) -> Output {
 }
 
 /// A standby that was copied from `primary` while it still trusted it, and streams.
-async fn follow(primary: &mut Instance, standby: &mut Instance) {
+pub(crate) async fn follow(primary: &mut Instance, standby: &mut Instance) {
     primary.initialise().await;
     primary.downstreams = [standby.id.clone()].into();
     let names = [standby.id.to_string()];
@@ -118,20 +141,8 @@ fn with_tls_replication_is_verified_and_networks_need_it_and_certificates_are_ex
     as_postgres(async {
         let (ours, others) = (Authority::new("ours").unwrap(), Authority::new("others").unwrap());
         let folders = [folder(), folder()];
-        let credentials = Credentials::generate().unwrap();
-        let mut instances = Vec::new();
-        let hosts = ["127.0.0.2", "127.0.0.3"];
-        for ((name, host), folder) in ["pg-1", "pg-2"].into_iter().zip(hosts).zip(&folders) {
-            let files = certify(folder.path(), &ours, &[name, host], &ours);
-            let machine = |settings: &mut Settings| {
-                at(host)(settings);
-                settings.plain_networks = vec!["127.0.0.6/32".parse().unwrap()];
-                settings.tls = Some(files);
-            };
-            instances.push(Instance::on_machine(name, &credentials, machine).await);
-        }
-        let [primary, standby] = &mut instances[..] else { unreachable!() };
-        follow(primary, standby).await;
+        let [mut primary, mut standby] = certified_by(&ours, &folders).await;
+        follow(&mut primary, &mut standby).await;
         primary.primary(&["pg-2"], Access::ReadWrite);
         primary.until_open().await;
         let client = primary.client().await;
@@ -141,7 +152,7 @@ fn with_tls_replication_is_verified_and_networks_need_it_and_certificates_are_ex
 
         // Libpq verifies; plain is refused from the network, but for where proxies are.
         let ca = folders[0].path().join("ca.pem");
-        let asked = psql(primary, &ca).await;
+        let asked = psql(&primary, &ca).await;
         assert!(asked.status.success() && asked.stdout.starts_with(b"TLSv1."), "{asked:?}");
         for address in ["127.0.0.4", "127.0.0.5", "127.0.0.7"] {
             let refused = primary.log_in_from(address).await.unwrap_err();
@@ -157,15 +168,15 @@ fn with_tls_replication_is_verified_and_networks_need_it_and_certificates_are_ex
                 server.trouble.as_ref().is_some_and(|why| why.contains("is not the key of"))
             })
             .await;
-        assert!(psql(primary, &ca).await.status.success(), "the old certificate still serves");
+        assert!(psql(&primary, &ca).await.status.success(), "the old certificate still serves");
         fs::write(folders[0].path().join("key.pem"), &whole.key).unwrap();
         primary.until("nothing is wrong", |server| server.trouble.is_none()).await;
         let theirs = folders[1].path().join("others.pem");
         fs::write(&theirs, others.certificate()).unwrap();
-        while !psql(primary, &theirs).await.status.success() {
+        while !psql(&primary, &theirs).await.status.success() {
             primary.next().await; // The server reads its files in a moment. Ends at the deadline.
         }
-        assert!(!psql(primary, &ca).await.status.success());
+        assert!(!psql(&primary, &ca).await.status.success());
     });
 }
 

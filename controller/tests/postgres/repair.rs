@@ -7,34 +7,61 @@ use std::time::Duration;
 use dugong_controller::postgres::has_served;
 use dugong_machine::{Access, Data, Goal, Old, Receiver, Run, Stop};
 use dugong_topology::{Generation, Lsn};
+use tokio_postgres::Client;
 
+use super::copies::with_tablespace;
 use super::instance::{Instance, as_postgres, cluster_of_two, id};
+use super::machines::{folder, follow, machines_with_tls};
 
 /// A takeover. The old primary is down; its WAL goes on by a row that nobody else has, if `forks`.
 async fn taken_over(forks: bool) -> (Instance, Instance) {
-    let (mut old, mut new) = cluster_of_two().await;
-    old.primary(&["pg-2"], Access::ReadWrite);
-    old.until_open().await;
-    let client = old.client().await;
-    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    taken_over_of(cluster_of_two().await, forks).await
+}
+
+/// The same, of a primary and its standby that streams.
+async fn taken_over_of(
+    (mut old, mut new): (Instance, Instance),
+    forks: bool,
+) -> (Instance, Instance) {
+    let client = opened(&mut old).await;
     if forks {
-        new.want(Goal::Sealed { generation: Generation(1) });
-        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        sealed(&mut new).await;
         let row = "SET synchronous_commit = local; INSERT INTO t VALUES (-1)";
         client.batch_execute(row).await.unwrap();
-        old.kill(old.postmaster());
+        dies(&mut old).await;
     } else {
         old.want(Goal::Down(Stop::Fast)); // Its standby gets all of it first.
+        old.until("it is down", |server| server.run == Run::Down).await;
+        old.want(Goal::Down(Stop::Immediate));
     }
-    old.until("it is down", |server| server.run == Run::Down).await;
-    old.want(Goal::Down(Stop::Immediate));
     promote(&mut new).await;
     (old, new)
 }
 
+/// A primary that takes writes, and has a table.
+async fn opened(primary: &mut Instance) -> Client {
+    primary.primary(&["pg-2"], Access::ReadWrite);
+    primary.until_open().await;
+    let client = primary.client().await;
+    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    client
+}
+
+/// Nothing comes to it any more.
+async fn sealed(standby: &mut Instance) {
+    standby.want(Goal::Sealed { generation: Generation(1) });
+    standby.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+}
+
+/// As it is, without a word.
+async fn dies(primary: &mut Instance) {
+    primary.kill(primary.postmaster());
+    primary.until("it is down", |server| server.run == Run::Down).await;
+    primary.want(Goal::Down(Stop::Immediate));
+}
+
 async fn promote(new: &mut Instance) {
-    new.want(Goal::Sealed { generation: Generation(1) });
-    new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+    sealed(new).await;
     new.generation = Generation(2);
     new.downstreams = [id("pg-1")].into();
     new.primary(&["pg-1"], Access::ReadWrite);
@@ -78,7 +105,7 @@ async fn comes_back(old: &mut Instance, new: &Instance) {
 }
 
 /// What is kept of forked data.
-fn kept(instance: &Instance) -> Vec<PathBuf> {
+pub(crate) fn kept(instance: &Instance) -> Vec<PathBuf> {
     let Ok(entries) = instance.data().with_file_name("diverged").read_dir() else {
         return Vec::new();
     };
@@ -86,7 +113,7 @@ fn kept(instance: &Instance) -> Vec<PathBuf> {
 }
 
 /// A file that nobody changes: whoever copies the data makes it anew.
-fn unchanged_file(instance: &Instance) -> u64 {
+pub(crate) fn unchanged_file(instance: &Instance) -> u64 {
     std::fs::metadata(instance.data().join("base/1/2608")).unwrap().ino()
 }
 
@@ -105,28 +132,56 @@ fn data_that_has_forked_is_rewound_and_not_copied() {
     });
 }
 
+/// As on machines of their own: each side is verified by the CA and by its address.
+#[test]
+fn data_is_rewound_over_tls_that_is_verified() {
+    as_postgres(async {
+        let folders = [folder(), folder()];
+        let [mut primary, mut standby] = machines_with_tls(&folders).await;
+        follow(&mut primary, &mut standby).await;
+        let (mut old, new) = taken_over_of((primary, standby), true).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+        assert!(old.data().join("backup_label.old").exists(), "it was rewound");
+        let encrypted = "SELECT ssl FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)";
+        let row = new.client().await.query_one(encrypted, &[]).await.unwrap();
+        assert!(row.get::<_, bool>(0), "and follows in the same way");
+    });
+}
+
+#[test]
+fn data_is_rewound_in_its_tablespaces_too() {
+    as_postgres(async {
+        let folder = tempfile::Builder::new().prefix("dugong-fast-").tempdir().unwrap();
+        let primary = with_tablespace(&folder).await;
+        let mut standby = Instance::new_in(&primary, "pg-2").await;
+        standby.copy_of(&primary, 1).await;
+        standby.standby(Some(&primary));
+        standby.until_standby("it streams", |v| v.receiver == Receiver::Streaming).await;
+        let (mut old, new) = taken_over_of((primary, standby), true).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+    });
+}
+
 /// Replay begins at the last checkpoint before the fork, which may be long ago.
 #[test]
 fn data_is_rewound_by_wal_of_its_own_where_the_primary_has_it_no_more() {
     as_postgres(async {
         let (mut old, mut new) = cluster_of_two().await;
-        old.primary(&["pg-2"], Access::ReadWrite);
-        old.until_open().await;
-        let client = old.client().await;
-        client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+        let client = opened(&mut old).await;
         let oldest = client.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())", &[]);
         let oldest: String = oldest.await.unwrap().get(0);
         for _ in 0..2 {
             client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
             client.batch_execute("CREATE TABLE s (); DROP TABLE s").await.unwrap();
         }
-        new.want(Goal::Sealed { generation: Generation(1) });
-        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        sealed(&mut new).await;
         let row = "SET synchronous_commit = local; INSERT INTO t VALUES (-1)";
         client.batch_execute(row).await.unwrap();
-        old.kill(old.postmaster());
-        old.until("it is down", |server| server.run == Run::Down).await;
-        old.want(Goal::Down(Stop::Immediate));
+        dies(&mut old).await;
         promote(&mut new).await;
         new.client().await.batch_execute("CHECKPOINT").await.unwrap();
         std::fs::remove_file(new.data().join("pg_wal").join(&oldest)).unwrap();
@@ -152,21 +207,15 @@ fn data_that_is_a_prefix_only_follows() {
 fn data_that_cannot_be_rewound_is_copied() {
     as_postgres(async {
         let (mut old, mut new) = cluster_of_two().await;
-        old.primary(&["pg-2"], Access::ReadWrite);
-        old.until_open().await;
-        let client = old.client().await;
-        client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
-        new.want(Goal::Sealed { generation: Generation(1) });
-        new.until_standby("sealed", |view| view.receiver == Receiver::Sealed).await;
+        let client = opened(&mut old).await;
+        sealed(&mut new).await;
         let walk = "SET synchronous_commit = local; INSERT INTO t VALUES (-1); \
                     SELECT pg_switch_wal(); INSERT INTO t VALUES (-2)";
         client.batch_execute(walk).await.unwrap();
         client.batch_execute("CHECKPOINT").await.unwrap();
         let fork = client.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())", &[]);
         let newest: String = fork.await.unwrap().get(0);
-        old.kill(old.postmaster());
-        old.until("it is down", |server| server.run == Run::Down).await;
-        old.want(Goal::Down(Stop::Immediate));
+        dies(&mut old).await;
         promote(&mut new).await;
         // What happened since the last common checkpoint is not known any more.
         for entry in old.data().join("pg_wal").read_dir().unwrap().flatten() {
