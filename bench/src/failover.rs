@@ -1,7 +1,7 @@
 //! How long writes pause when a primary is killed, beside the floor of the same run.
 
 mod chain;
-mod floor;
+pub(crate) mod floor;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ mod limits;
 mod proxies;
 mod relay;
 mod report;
+mod switchover;
 mod watchers;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,8 @@ struct Options {
 enum Bench {
     /// How long writes pause when the primary is killed, beside a bare chain without a controller.
     Failover(failover::Options),
+    /// How long writes pause in a planned switchover under load, beside the same floor.
+    Switchover(switchover::Options),
     /// What a proxy costs: ours, its peers and floors, side by side.
     Proxies(proxies::Options),
     /// System calls and instructions of the proxy's hot path, compared with those recorded.
@@ -50,6 +53,7 @@ enum Bench {
 async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
         Bench::Failover(options) => failover::run(&options).await,
+        Bench::Switchover(options) => switchover::run(&options).await,
         Bench::Proxies(options) => proxies::run(&options).await,
         Bench::Answer(options) => answer::run(&options).await,
         Bench::Counts(options) => counts::run(&options),

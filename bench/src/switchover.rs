@@ -1,0 +1,146 @@
+//! How long writes pause in a switchover under load, beside the promotion floor of the same run.
+
+mod crowd;
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use dugong_tests::{Cluster, connect};
+use dugong_topology::{InstanceId, Role};
+use tokio::time::Instant;
+
+use crate::failover::floor;
+use crate::report::Spread;
+use crowd::{Crowd, Told};
+
+/// What is measured.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How many switchovers, each to the sync and with the default drain.
+    #[arg(long, default_value_t = 10)]
+    times: u32,
+    /// How many clients have transactions of four statements without pause, through the proxy.
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// How many times the floor is measured, spread over the run, while the clients rest.
+    #[arg(long, default_value_t = 10)]
+    floors: u32,
+}
+
+/// One switchover.
+struct Window {
+    from: Instant,
+    to: Instant,
+    former: InstanceId,
+    /// By the number of its making: neither copied nor rewound.
+    same_data: bool,
+}
+
+/// Switches over, and reports.
+pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut floors = Spread::default();
+    let cluster = Cluster::start().await;
+    cluster.whole().await;
+    let crowd = Crowd::start(&cluster.dsn(&[]), options.clients).await?;
+    let every = options.times.div_ceil(options.floors.max(1)).max(1);
+    let mut windows = Vec::new();
+    for number in 0..options.times {
+        if number % every == 0 {
+            crowd.rests().await;
+            floors.add(floor::measure().await?);
+        }
+        crowd.works().await;
+        let window = switch(&cluster).await?;
+        println!("{}: {} has handed over", number + 1, window.former);
+        windows.push(window);
+    }
+    let told = crowd.ends().await;
+    let lost = lost(&cluster, &told).await?;
+    report(options, &floors, &windows, &told);
+    ensure!(lost.is_empty(), "acknowledged transactions are lost: {lost:?}");
+    let broken: usize = told.iter().map(|told| told.broken.len()).sum();
+    ensure!(broken == 0, "{broken} transactions were broken off in the middle");
+    ensure!(windows.iter().all(|window| window.same_data), "a former primary was made anew");
+    Ok(())
+}
+
+async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
+    let former = cluster.with_role(Role::Primary);
+    let made = making(&former)?;
+    let from = Instant::now();
+    let mut command = tokio::process::Command::from(cluster.command("switchover"));
+    let output = command.output().await.context("dugong can be started")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let topology = cluster.whole().await;
+    let last = topology.asyncs.last().map(|member| &member.id);
+    ensure!(last == Some(&former.id), "the former primary is not the last async: {last:?}");
+    let same_data = making(&former)? == made;
+    Ok(Window { from, to: Instant::now(), former: former.id, same_data })
+}
+
+/// How often the data of an instance was made anew.
+fn making(instance: &dugong_tests::Instance) -> anyhow::Result<u64> {
+    let text = std::fs::read(instance.data().join("dugong.identity.json"))?;
+    let identity: serde_json::Value = serde_json::from_slice(&text)?;
+    identity["making"].as_u64().context("data knows its making")
+}
+
+/// What was acknowledged, and is not there.
+async fn lost(cluster: &Cluster, told: &[Told]) -> anyhow::Result<Vec<(usize, i64)>> {
+    let client = connect(&cluster.dsn(&[])).await.map_err(anyhow::Error::msg)?;
+    let mut lost = Vec::new();
+    for (number, told) in told.iter().enumerate() {
+        let of = i32::try_from(number)?;
+        let rows = client.query("select n from done where client = $1", &[&of]).await?;
+        let there: std::collections::HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let gone = told.acknowledged.iter().filter(|(n, _)| !there.contains(n));
+        lost.extend(gone.map(|(n, _)| (number, *n)));
+    }
+    Ok(lost)
+}
+
+fn report(options: &Options, floors: &Spread, windows: &[Window], told: &[Told]) {
+    let mut of_all: Vec<Instant> =
+        told.iter().flat_map(|told| told.acknowledged.iter().map(|(_, at)| *at)).collect();
+    of_all.sort_unstable();
+    let (mut anybody, mut slowest) = (Spread::default(), Spread::default());
+    for Window { from, to, .. } in windows {
+        anybody.add(longest(of_all.iter().copied(), *from, *to));
+        let each = told
+            .iter()
+            .map(|told| longest(told.acknowledged.iter().map(|(_, at)| *at), *from, *to));
+        slowest.add(each.max().unwrap_or_default());
+    }
+    let ratio = |of: &Spread| of.median().as_secs_f64() / floors.median().as_secs_f64();
+    let acknowledged = of_all.len();
+    let (again, doubted, broken) = told.iter().fold((0, 0, 0), |(again, doubted, broken), told| {
+        (again + told.connected_again, doubted + told.doubted, broken + told.broken.len())
+    });
+    println!("\nlongest pause between two acknowledged transactions, {} clients", options.clients);
+    println!("promotion floor    {floors}");
+    println!("of all clients     {anybody}");
+    println!("                   median {:.2} x floor", ratio(&anybody));
+    println!("of the slowest     {slowest}");
+    println!("                   median {:.2} x floor", ratio(&slowest));
+    println!("{acknowledged} transactions acknowledged, {doubted} of unknown outcome");
+    println!("{again} times a client connected again, between two transactions");
+    println!("{broken} transactions broken off in the middle: {:#?}", reasons(told));
+}
+
+fn reasons(told: &[Told]) -> Vec<&String> {
+    let mut reasons: Vec<_> = told.iter().flat_map(|told| &told.broken).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    reasons
+}
+
+/// The longest time between two of `times`, in ascending order, within a window.
+fn longest(times: impl Iterator<Item = Instant>, from: Instant, to: Instant) -> Duration {
+    let (mut last, mut longest) = (from, Duration::ZERO);
+    for time in times.skip_while(|time| *time < from).take_while(|time| *time <= to) {
+        longest = longest.max(time - last);
+        last = time;
+    }
+    longest.max(to - last)
+}
