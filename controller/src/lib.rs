@@ -16,6 +16,7 @@ pub mod operator;
 pub mod postgres;
 pub mod publish;
 pub mod run;
+mod service;
 mod session;
 pub mod store;
 pub mod verify;

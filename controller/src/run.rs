@@ -26,7 +26,7 @@ use crate::publish::desk::Desk;
 use crate::publish::dns::{NameServer, Zone};
 use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
-use crate::{lifeline, metrics, postgres, publish};
+use crate::{lifeline, metrics, postgres, publish, service};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -159,11 +159,13 @@ async fn control(config: Config) -> Result<(), Failure> {
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
+    tokio::spawn(service::watchdog(local_seen.clone()));
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
     let http = tokio::spawn(http::serve(door, pages, desk, admission));
 
     tracing::info!(instance = %config.instance, http = %config.http.listen, "ready");
+    service::ready();
     let state = State::new(
         config.instance.clone(),
         config.cluster.clone(),
@@ -293,6 +295,9 @@ fn orders_by_signal() -> std::io::Result<watch::Receiver<Order>> {
                 _ = restart.recv() => Order::Restart,
             };
             tracing::info!("told to end: {order:?}");
+            if order == Order::Leave {
+                service::stopping();
+            }
             sender.send_replace(order);
         }
     });

@@ -35,6 +35,7 @@ pub mod relay;
 pub mod replicas;
 pub mod route;
 pub mod runtime;
+pub mod service;
 pub mod session;
 pub mod shutdown;
 pub mod socket;

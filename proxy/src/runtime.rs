@@ -30,6 +30,7 @@ use crate::rarely::Rarely;
 use crate::relay::crew::Crew;
 use crate::relay::session::Parted;
 use crate::replicas::Replicas;
+use crate::service;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
 use crate::tls::clients::{ClientTlsError, Front};
@@ -140,22 +141,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let mut duties = JoinSet::new();
     let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
     let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
-    let front = match &config.client_tls {
-        Some(files) => {
-            let (front, duty) = Front::load(files)?;
-            duties.spawn(duty);
-            Some(front)
-        }
-        None => None,
-    };
-    let back = match &config.server_tls {
-        Some(tls) => {
-            let (back, duty) = Back::load(tls)?;
-            duties.spawn(duty);
-            Some(back)
-        }
-        None => None,
-    };
+    let (front, back) = load_tls(&config, &mut duties)?;
     let gauges = Arc::<Gauges>::default();
     let (crew, partings) =
         start_crew(&config, &topologies, &shutdown).map_err(RunError::Threads)?;
@@ -188,7 +174,9 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
     let mut accepting = JoinSet::new();
     accepting.spawn(listener::run(sockets.write, Listener::Write, Arc::clone(&shared)));
     accepting.spawn(listener::run(sockets.read, Listener::Read, Arc::clone(&shared)));
+    duties.spawn(service::watchdog());
     tracing::info!("ready: write {write}, read {read}, http {http}");
+    service::ready();
 
     // Whatever comes first is the end; nothing is lost with the others.
     tokio::select! {
@@ -198,10 +186,35 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
             return Err(RunError::TaskEnded(format!("{ended:?}")));
         }
     }
+    service::stopping();
     tokio::select! {
         () = stop(&stage, accepting, &shared) => Ok(Finished::InOrder),
         () = signals.next() => Ok(Finished::AtOnce),
     }
+}
+
+/// TLS towards clients and to servers, where the configuration has it.
+fn load_tls(
+    config: &Config,
+    duties: &mut JoinSet<()>,
+) -> Result<(Option<Front>, Option<Back>), RunError> {
+    let front = match &config.client_tls {
+        Some(files) => {
+            let (front, duty) = Front::load(files)?;
+            duties.spawn(duty);
+            Some(front)
+        }
+        None => None,
+    };
+    let back = match &config.server_tls {
+        Some(tls) => {
+            let (back, duty) = Back::load(tls)?;
+            duties.spawn(duty);
+            Some(back)
+        }
+        None => None,
+    };
+    Ok((front, back))
 }
 
 /// Whether all files that a configuration names can be used.

@@ -16,6 +16,7 @@ mod cluster;
 mod disk;
 mod etcd;
 mod eventually;
+mod manager;
 mod ports;
 mod processes;
 
@@ -25,5 +26,6 @@ pub use cluster::{Cluster, Instance};
 pub use disk::Disk;
 pub use etcd::Etcd;
 pub use eventually::eventually;
+pub use manager::ServiceManager;
 pub use ports::free_port;
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};

@@ -16,6 +16,7 @@ use super::layout::Layout;
 use super::link::Link;
 use super::process::Exit;
 use super::warden::{self, Order, SOCKET, Term};
+use crate::service;
 
 /// The log is put aside at a start when it is larger than this; one older log is kept.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -71,6 +72,7 @@ impl Postmaster {
             .arg("-D")
             .arg(data)
             .args(extra)
+            .env_remove(service::SOCKET)
             .current_dir(&layout.dir)
             .stdout(log.try_clone()?)
             .stderr(log);

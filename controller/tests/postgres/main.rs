@@ -9,6 +9,7 @@ mod handover;
 mod instance;
 mod machines;
 mod repair;
+mod service;
 mod warden;
 
 use std::collections::BTreeSet;

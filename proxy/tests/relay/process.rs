@@ -146,3 +146,20 @@ async fn a_second_signal_ends_it_at_once() {
     // However that ends: the proxy said nothing any more.
     let _ = soon("the session ends", connection).await.unwrap();
 }
+
+#[test]
+fn a_service_manager_is_told_that_it_is_ready_lives_and_ends() {
+    let manager = dugong_tests::ServiceManager::start();
+    let mut command = proxy::command();
+    command.args(["--write-port", "0", "--read-port", "0", "--http-port", "0"]);
+    command.args(["--primary", "127.0.0.1:1"]);
+    manager.manages(&mut command);
+    let mut process = command.spawn().unwrap();
+    let before = manager.hears("READY=1");
+    assert!(before.iter().all(|said| said == "WATCHDOG=1"), "{before:?}");
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
+    dugong_tests::terminate(process.id());
+    manager.hears("STOPPING=1");
+    assert!(process.wait().unwrap().success());
+}

@@ -169,7 +169,7 @@ pub(crate) fn run_with(
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dugong-proxy"));
     command.env_remove("RUST_LOG").stdin(Stdio::null());
     command
