@@ -136,7 +136,10 @@ mod tests {
     use futures_util::future::{BoxFuture, FutureExt, ready};
 
     use super::*;
-    use crate::store::{AskError, DeclareError, HistoryEntry, Reading, StoreError};
+    use crate::store::{
+        AmendError, AskError, ClusterSettings, DeclareError, Edition, HistoryEntry, Reading,
+        StoreError,
+    };
 
     /// Takes everything, and remembers what was announced.
     #[derive(Default)]
@@ -180,6 +183,22 @@ mod tests {
 
         fn history(&self, _: u32) -> BoxFuture<'_, Result<Vec<HistoryEntry>, StoreError>> {
             ready(Ok(Vec::new())).boxed()
+        }
+
+        fn settings(&self) -> BoxFuture<'_, Result<Edition, StoreError>> {
+            ready(Ok(Edition::default())).boxed()
+        }
+
+        fn amend(
+            &self,
+            _: ClusterSettings,
+            _: Revision,
+        ) -> BoxFuture<'_, Result<Revision, AmendError>> {
+            ready(Err(AmendError::Raced)).boxed()
+        }
+
+        fn watch_settings(&self) -> watch::Receiver<Option<Arc<Edition>>> {
+            watch::channel(None).1
         }
     }
 

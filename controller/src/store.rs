@@ -7,7 +7,9 @@
 //! 3. [`Store::watch`] shows whole snapshots, monotonic in revision, always the newest.
 //! 4. [`Store::ask`] writes an operator's request; it ends by one outcome, the first: through
 //!    [`Store::answer`], or with the declaration that fulfils it, in the same transaction.
-//! 5. An unreachable store is an error, never an empty answer.
+//! 5. [`Store::amend`] replaces the settings of the cluster, by compare-and-swap on a revision of their
+//!    own; [`Store::watch_settings`] shows the newest.
+//! 6. An unreachable store is an error, never an empty answer.
 //!
 //! A handle belongs to one controller process: it opens its own session, and a new process opens
 //! a new one, which ends whatever session the instance had before.
@@ -20,6 +22,7 @@ mod contract;
 pub mod etcd;
 pub(crate) mod freeze;
 mod requests;
+mod settings;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -29,6 +32,8 @@ use dugong_topology::Revision;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+pub use settings::{AmendError, ClusterSettings, Edition};
 
 /// The store, as a controller uses it.
 pub trait Store: Send + Sync + 'static {
@@ -98,6 +103,28 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The store could not be read.
     fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryEntry>, StoreError>>;
+
+    /// The settings of the cluster as they are now.
+    ///
+    /// # Errors
+    ///
+    /// The store could not be read.
+    fn settings(&self) -> BoxFuture<'_, Result<Edition, StoreError>>;
+
+    /// Replaces the settings that were written at revision `at`; returns the revision of these.
+    ///
+    /// # Errors
+    ///
+    /// [`AmendError`] tells a lost race from a store that did not answer.
+    fn amend(
+        &self,
+        next: ClusterSettings,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Revision, AmendError>>;
+
+    /// The newest settings that were read; none before the first reading. While the store cannot
+    /// be read they stay what they were.
+    fn watch_settings(&self) -> watch::Receiver<Option<Arc<Edition>>>;
 }
 
 /// What a watch shows.

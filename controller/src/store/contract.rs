@@ -15,7 +15,9 @@ use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision, 
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 
-use super::{AskError, DeclareError, Reading, RenewError, Store};
+use super::{
+    AmendError, AskError, ClusterSettings, DeclareError, Edition, Reading, RenewError, Store,
+};
 
 /// A fresh store of one backend.
 pub(super) trait Place: Sync {
@@ -47,6 +49,8 @@ macro_rules! contract_tests {
             one_request_is_open_at_a_time_and_every_watch_shows_it
             the_first_outcome_stays
             a_declaration_and_the_outcome_it_brings_are_one_write
+            settings_are_written_by_compare_and_swap_and_every_watch_shows_them
+            settings_and_the_record_do_not_race
         );
     };
     ($place:expr => $($claim:ident)+) => {
@@ -505,4 +509,44 @@ pub(super) async fn a_declaration_and_the_outcome_it_brings_are_one_write(place:
     let done = shown(&mut watch, "the outcome", |it| it.requests.is_empty()).await;
     assert_eq!(done.outcomes.get(&request), Some(&Outcome::Done));
     assert_eq!(done.record(), Some(&record(2)), "together");
+}
+
+pub(super) fn cluster_settings(value: &str) -> ClusterSettings {
+    let values = [("work_mem".to_owned(), value.to_owned())].into();
+    ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7 }
+}
+
+pub(super) async fn settings_are_written_by_compare_and_swap_and_every_watch_shows_them(
+    place: &impl Place,
+) {
+    let one = place.handle("pg-1", LONG).await;
+    let other = place.handle("pg-2", LONG).await;
+    let mut shown = other.watch_settings();
+    assert_eq!(one.settings().await, Ok(Edition::default()), "nobody has set anything");
+
+    let first = one.amend(cluster_settings("8MB"), Revision(0)).await.unwrap();
+    let late = other.amend(cluster_settings("1MB"), Revision(0)).await;
+    assert_eq!(late, Err(AmendError::Raced), "it did not see the first one");
+    let second = other.amend(cluster_settings("9MB"), first).await.unwrap();
+    assert!(second > first);
+
+    let expected = Edition { revision: second, settings: cluster_settings("9MB") };
+    assert_eq!(one.settings().await, Ok(expected.clone()));
+    let newest = shown.wait_for(|edition| edition.as_deref() == Some(&expected));
+    tokio::time::timeout(DEADLINE, newest).await.expect("the watch shows it").unwrap();
+    let late = place.handle("pg-3", LONG).await;
+    let mut watch = late.watch_settings();
+    let newest = watch.wait_for(|edition| edition.as_deref() == Some(&expected));
+    tokio::time::timeout(DEADLINE, newest).await.expect("so does one that begins late").unwrap();
+}
+
+pub(super) async fn settings_and_the_record_do_not_race(place: &impl Place) {
+    let store = place.handle("pg-1", LONG).await;
+    let at = store.declare(declaration(1, None)).await.unwrap();
+    let edition = store.amend(cluster_settings("8MB"), Revision(0)).await.unwrap();
+    let next = store.declare(declaration(2, Some(at))).await.expect("the record is as it was");
+    store.amend(cluster_settings("9MB"), edition).await.expect("and so were the settings");
+    let mut watch = store.watch();
+    let whole = shown(&mut watch, "the record", |it| it.record() == Some(&record(2))).await;
+    assert_eq!(whole.declared.as_ref().map(|declared| declared.revision), Some(next));
 }

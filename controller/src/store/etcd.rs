@@ -1,9 +1,9 @@
 //! The store in etcd, for a cluster on many machines.
 //!
 //! [`EtcdStore`] is a handle. `members` asks one member of etcd after the other; `keys` says where
-//! what lies; `session`, `declare` and `requests` are the writes, each one transaction; `lapse` ends
-//! the sessions that are not renewed, by a `glance` at whoever answers; `watcher` follows
-//! everything, `content` makes snapshots of it; `trouble` is every failure, in words.
+//! what lies; `session`, `declare`, `requests` and `settings` are the writes, each one transaction;
+//! `lapse` ends the sessions that are not renewed, by a `glance` at whoever answers; `watcher`
+//! follows everything, `content` makes snapshots of it; `trouble` is every failure, in words.
 //!
 //! **Invariant:** whatever is decided is compared in the transaction that writes it. What was read
 //! before it only finds the words for a refusal.
@@ -21,6 +21,7 @@ mod lapse;
 mod members;
 mod requests;
 mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -47,7 +48,10 @@ use self::session::Session;
 use self::trouble::Trouble;
 use self::watcher::Watcher;
 use super::codec;
-use super::{AskError, DeclareError, HistoryEntry, Reading, RenewError, Store, StoreError};
+use super::{
+    AmendError, AskError, ClusterSettings, DeclareError, Edition, HistoryEntry, Reading,
+    RenewError, Store, StoreError,
+};
 
 /// How etcd is reached.
 #[derive(Clone, Debug)]
@@ -69,6 +73,7 @@ pub struct EtcdStore {
     /// None: an observer's. Words are said one after the other.
     session: Option<Mutex<Session>>,
     readings: watch::Receiver<Reading>,
+    settings: watch::Receiver<Option<Arc<Edition>>>,
     highest: Arc<AtomicI64>,
     watcher: JoinHandle<()>,
     lapse: Option<JoinHandle<()>>,
@@ -113,10 +118,12 @@ impl EtcdStore {
         let keys = Keys::new(&prefix, cluster);
         let highest = Arc::new(AtomicI64::new(0));
         let (publish, readings) = watch::channel(Reading::Pending);
+        let (publish_settings, settings) = watch::channel(None);
+        let publish = (publish, publish_settings);
         let watcher = Watcher::new(members.clone(), keys.clone(), publish, highest.clone());
         let watcher = tokio::spawn(watcher.run());
         let session = session.map(Mutex::new);
-        Self { members, keys, session, readings, highest, watcher, lapse: None }
+        Self { members, keys, session, readings, settings, highest, watcher, lapse: None }
     }
 
     fn session(&self) -> Result<&Mutex<Session>, Trouble> {
@@ -243,5 +250,25 @@ impl Store for EtcdStore {
 
     fn history(&self, limit: u32) -> BoxFuture<'_, Result<Vec<HistoryEntry>, StoreError>> {
         async move { self.try_history(limit).await.map_err(words) }.boxed()
+    }
+
+    fn settings(&self) -> BoxFuture<'_, Result<Edition, StoreError>> {
+        async { settings::read(&self.members, &self.keys).await.map_err(words) }.boxed()
+    }
+
+    fn amend(
+        &self,
+        next: ClusterSettings,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Revision, AmendError>> {
+        async move {
+            let written = settings::amend(&self.members, &self.keys, &next, at).await;
+            written.map_err(words)?.ok_or(AmendError::Raced)
+        }
+        .boxed()
+    }
+
+    fn watch_settings(&self) -> watch::Receiver<Option<Arc<Edition>>> {
+        self.settings.clone()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`SqliteStore`] is a handle: it sends work to a thread that owns the writing connection
 //! (`writer`); a second thread (`watcher`) looks for changes and publishes whole snapshots.
-//! `content` and `requests` are what both do inside a transaction; `file` opens the file and knows when it was
+//! `content`, `requests` and `settings` are what both do inside a transaction; `file` opens the file and knows when it was
 //! exchanged; `bell` wakes the watchers of all processes; `clock` tells when a session ends; `trouble` is every failure, in words.
 //!
 //! **Invariant:** no SQLite call is made on a thread of the runtime (but for the first opening).
@@ -20,6 +20,7 @@ mod clock;
 mod content;
 mod file;
 mod requests;
+mod settings;
 mod trouble;
 mod watcher;
 mod writer;
@@ -43,7 +44,10 @@ use self::file::{Missing, StoreFile};
 use self::trouble::Trouble;
 use self::watcher::Watcher;
 use self::writer::{Durability, Job, Writer};
-use super::{AskError, DeclareError, HistoryEntry, Reading, RenewError, Store, StoreError};
+use super::{
+    AmendError, AskError, ClusterSettings, DeclareError, Edition, HistoryEntry, Reading,
+    RenewError, Store, StoreError,
+};
 
 /// The most requests that wait for the writing thread. A controller has a handful in flight: a
 /// full queue means a disk that stopped answering.
@@ -57,6 +61,7 @@ pub struct SqliteStore {
     /// The only strong one, the watcher's is weak: the writer ends when this is dropped.
     jobs: Arc<SyncSender<Job>>,
     readings: watch::Receiver<Reading>,
+    settings: watch::Receiver<Option<Arc<Edition>>>,
     /// The watcher ends when this closes.
     _alive: PipeWriter,
 }
@@ -121,9 +126,11 @@ impl SqliteStore {
         let thread = |error| words(Trouble::Thread { error });
         let (bell, alive) = Bell::new().map_err(thread)?;
         let (publish, readings) = watch::channel(Reading::Pending);
+        let (publish_settings, settings) = watch::channel(None);
 
         let writer = Writer::new(Arc::clone(&file), clock.clone(), open, session);
-        let watcher = Watcher::new(file, clock, publish, bell, Arc::downgrade(&jobs));
+        let watcher =
+            Watcher::new(file, clock, (publish, publish_settings), bell, Arc::downgrade(&jobs));
         // Nobody joins them: each ends when the channel that it waits for closes, and a thread that
         // panicked shows as an error of every request, or as the end of the readings.
         thread::Builder::new()
@@ -133,7 +140,7 @@ impl SqliteStore {
                 thread::Builder::new().name("store-watcher".to_owned()).spawn(move || watcher.run())
             })
             .map_err(thread)?;
-        Ok(Self { jobs, readings, _alive: alive })
+        Ok(Self { jobs, readings, settings, _alive: alive })
     }
 
     /// Has one transaction done by the writing thread.
@@ -230,6 +237,30 @@ impl Store for SqliteStore {
             content::history(transaction.connection, limit)
         })
         .boxed()
+    }
+
+    fn settings(&self) -> BoxFuture<'_, Result<Edition, StoreError>> {
+        self.run(Durability::Lazy, |transaction| settings::read(transaction.connection)).boxed()
+    }
+
+    fn amend(
+        &self,
+        next: ClusterSettings,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Revision, AmendError>> {
+        async move {
+            let written = self
+                .run(Durability::OnDisk, move |transaction| {
+                    settings::amend(transaction.connection, &next, at)
+                })
+                .await?;
+            written.ok_or(AmendError::Raced)
+        }
+        .boxed()
+    }
+
+    fn watch_settings(&self) -> watch::Receiver<Option<Arc<Edition>>> {
+        self.settings.clone()
     }
 }
 

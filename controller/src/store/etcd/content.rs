@@ -9,6 +9,7 @@ use dugong_topology::Revision;
 use etcd_client::KeyValue;
 use serde::{Deserialize, Serialize};
 
+use super::super::Edition;
 use super::super::codec;
 use super::super::requests::{Ended, OUTCOMES_SHOWN};
 use super::keys::{Key, Keys, OfInstance};
@@ -63,6 +64,11 @@ impl Content {
         Ok(())
     }
 
+    /// The settings of the cluster.
+    pub(super) fn settings(&self, keys: &Keys) -> Result<Edition, Trouble> {
+        self.values.get(&keys.settings()).map_or_else(|| Ok(Edition::default()), edition)
+    }
+
     /// What it says at `revision`.
     pub(super) fn snapshot(&self, keys: &Keys, revision: i64) -> Result<Snapshot, Trouble> {
         let mut snapshot = Snapshot { revision: as_revision(revision), ..Snapshot::default() };
@@ -88,6 +94,7 @@ impl Content {
                 }
                 Key::Instance(id, OfInstance::Session) => alive.push(id),
                 Key::Instance(_, OfInstance::Handover | OfInstance::Epoch | OfInstance::Said)
+                | Key::Settings
                 | Key::Other => (),
             }
         }
@@ -100,6 +107,12 @@ impl Content {
         }
         Ok(snapshot)
     }
+}
+
+/// The settings that a value holds.
+pub(super) fn edition(value: &Value) -> Result<Edition, Trouble> {
+    let settings = codec::decode(&value.text)?;
+    Ok(Edition { revision: as_revision(value.revision), settings })
 }
 
 /// etcd's revisions are never negative.

@@ -3,6 +3,7 @@
 //! | key | what it is |
 //! | --- | --- |
 //! | `now/record` | the state record |
+//! | `now/settings` | the settings of the cluster |
 //! | `now/instances/ID/word` | the last presence of an instance; stays when its session lapses |
 //! | `now/instances/ID/session` | what its server does, for guards; under the session's lease |
 //! | `now/instances/ID/handover` | the request for which it is stopped; under the lease, too |
@@ -30,6 +31,7 @@ pub(super) struct Keys {
 pub(super) enum Key<'a> {
     Record,
     Request,
+    Settings,
     Outcome(u64),
     Instance(&'a str, OfInstance),
     /// Nothing that a snapshot shows.
@@ -81,6 +83,10 @@ impl Keys {
         format!("{}now/record", self.root)
     }
 
+    pub(super) fn settings(&self) -> String {
+        format!("{}now/settings", self.root)
+    }
+
     pub(super) fn asked(&self) -> String {
         format!("{}now/asked", self.root)
     }
@@ -123,6 +129,7 @@ impl Keys {
         match name {
             "record" => return Key::Record,
             "request" => return Key::Request,
+            "settings" => return Key::Settings,
             _ => (),
         }
         if let Some(number) = name.strip_prefix("outcomes/") {
@@ -153,6 +160,7 @@ mod tests {
         assert_eq!(keys.record(), "/dugong/main/now/record");
         assert_eq!(keys.meaning(&keys.record()), Key::Record);
         assert_eq!(keys.meaning(&keys.request()), Key::Request);
+        assert_eq!(keys.meaning(&keys.settings()), Key::Settings);
         assert_eq!(keys.meaning(&keys.outcome(7)), Key::Outcome(7));
         for (what, _) in OfInstance::ALL {
             assert_eq!(keys.meaning(&keys.of(&id, what)), Key::Instance("pg-1", what));

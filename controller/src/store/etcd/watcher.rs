@@ -17,7 +17,7 @@ use etcd_client::{EventType, GetOptions, WatchOptions, WatchResponse};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::super::Reading;
+use super::super::{Edition, Reading};
 use super::content::Content;
 use super::keys::Keys;
 use super::members::{Member, Members};
@@ -34,6 +34,7 @@ pub(super) struct Watcher {
     members: Arc<Members>,
     keys: Keys,
     publish: watch::Sender<Reading>,
+    publish_settings: watch::Sender<Option<Arc<Edition>>>,
     highest: Arc<AtomicI64>,
 }
 
@@ -41,10 +42,10 @@ impl Watcher {
     pub(super) fn new(
         members: Arc<Members>,
         keys: Keys,
-        publish: watch::Sender<Reading>,
+        (publish, publish_settings): (watch::Sender<Reading>, watch::Sender<Option<Arc<Edition>>>),
         highest: Arc<AtomicI64>,
     ) -> Self {
-        Self { members, keys, publish, highest }
+        Self { members, keys, publish, publish_settings, highest }
     }
 
     /// Watches for ever.
@@ -68,6 +69,7 @@ impl Watcher {
         let (mut content, revision, snapshot) =
             whole(&self.members, &self.keys, &self.highest).await?;
         self.show(snapshot);
+        self.show_settings(content.settings(&self.keys)?);
         *failures = 0;
         let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
         let mut stream = self.members.watch(&member, self.keys.now(), options).await?;
@@ -92,6 +94,7 @@ impl Watcher {
             if let Some(revision) = take(&mut content, &response)? {
                 self.highest.fetch_max(revision, Relaxed);
                 self.show(content.snapshot(&self.keys, revision)?);
+                self.show_settings(content.settings(&self.keys)?);
             }
         }
     }
@@ -104,6 +107,16 @@ impl Watcher {
 
     fn show(&self, snapshot: Snapshot) {
         self.publish.send_replace(Reading::Whole(Arc::new(snapshot)));
+    }
+
+    fn show_settings(&self, edition: Edition) {
+        self.publish_settings.send_if_modified(|known| {
+            let is_known = known.as_deref() == Some(&edition);
+            if !is_known {
+                *known = Some(Arc::new(edition));
+            }
+            !is_known
+        });
     }
 
     fn fail(&self, trouble: &Trouble) {

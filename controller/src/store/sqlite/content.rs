@@ -1,8 +1,8 @@
 //! What is read and written inside a transaction: records, presences, sessions, history. Requests
 //! are in `requests`.
 //!
-//! **Invariant:** whatever changes what [`snapshot`] returns also adds to the revision, in the same
-//! transaction; nothing else does.
+//! **Invariant:** whatever changes what [`snapshot`] returns, or the settings, also adds to the
+//! revision, in the same transaction; nothing else does.
 
 use std::time::Duration;
 

@@ -69,6 +69,15 @@ const REQUESTS: &str = "
         outcome TEXT
     ) STRICT;";
 
+/// What a store of any schema may lack. A controller that knows nothing of it goes on as before, so
+/// that this is no schema of its own: a cluster is upgraded one controller after the other.
+const SETTINGS: &str = "
+    CREATE TABLE settings (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+        revision INTEGER NOT NULL,
+        content TEXT NOT NULL
+    ) STRICT;";
+
 /// What to do where there is no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
@@ -236,6 +245,7 @@ fn make_tables(connection: &mut Connection, clock: &Clock) -> Result<(), Trouble
     if form(&transaction)? == Form::Empty {
         transaction.execute_batch(TABLES)?;
         transaction.execute_batch(REQUESTS)?;
+        transaction.execute_batch(SETTINGS)?;
         transaction.execute(
             "INSERT INTO meta VALUES (1, lower(hex(randomblob(16))), ?1, 0)",
             [&clock.boot_id],
@@ -246,9 +256,9 @@ fn make_tables(connection: &mut Connection, clock: &Clock) -> Result<(), Trouble
     Ok(transaction.commit()?)
 }
 
-/// Adds what an older store lacks. A controller of an older version refuses it from then on.
+/// Adds what an older store lacks. A controller of an older schema refuses it from then on.
 fn bring_up(connection: &mut Connection) -> Result<(), Trouble> {
-    if form(connection)? != Form::Older {
+    if form(connection)? != Form::Older && has_settings(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -257,7 +267,15 @@ fn bring_up(connection: &mut Connection) -> Result<(), Trouble> {
         transaction.execute_batch(REQUESTS)?;
         transaction.pragma_update(None, "user_version", SCHEMA)?;
     }
+    if !has_settings(&transaction)? {
+        transaction.execute_batch(SETTINGS)?;
+    }
     Ok(transaction.commit()?)
+}
+
+fn has_settings(connection: &Connection) -> Result<bool, Trouble> {
+    let found = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'settings'";
+    Ok(connection.query_row(found, [], |_| Ok(())).optional()?.is_some())
 }
 
 /// See [`BOOT_STEP`]. A crash of the machine is all that can take back a committed write.

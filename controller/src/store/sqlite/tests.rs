@@ -11,8 +11,8 @@ use rusqlite::{Connection, ffi};
 use tempfile::TempDir;
 
 use super::super::contract::{
-    LONG, Place, contract_tests, declaration, has_lapsed, id, is_alive, presence, record, shown,
-    switchover,
+    LONG, Place, cluster_settings, contract_tests, declaration, has_lapsed, id, is_alive, presence,
+    record, shown, switchover,
 };
 use super::*;
 
@@ -357,4 +357,17 @@ fn a_dropped_handle_ends_its_threads() {
         assert!(begun.elapsed() < Duration::from_secs(10), "the watcher goes on");
         thread::yield_now();
     }
+}
+
+#[tokio::test]
+async fn a_store_from_before_settings_opens_and_takes_them() {
+    let folder = Folder::new();
+    drop(folder.open("pg-1"));
+    folder.raw().execute_batch("DROP TABLE settings").unwrap();
+
+    let store = folder.open("pg-1");
+
+    assert_eq!(store.settings().await, Ok(Edition::default()));
+    let revision = store.amend(cluster_settings("8MB"), Revision(0)).await.unwrap();
+    assert_eq!(store.settings().await.unwrap().revision, revision);
 }

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::super::Reading;
+use super::super::{Edition, Reading};
 use super::bell::{Bell, Woken};
 use super::clock::{BootTime, Clock};
 use super::content;
 use super::file::{Open, StoreFile};
+use super::settings;
 use super::trouble::Trouble;
 use super::writer::{Durability, Job};
 
@@ -29,6 +30,7 @@ pub(super) struct Watcher {
     file: Arc<StoreFile>,
     clock: Clock,
     publish: watch::Sender<Reading>,
+    publish_settings: watch::Sender<Option<Arc<Edition>>>,
     bell: Bell,
     /// Weak: this thread must not keep the writing one alive.
     jobs: Weak<SyncSender<Job>>,
@@ -46,7 +48,7 @@ impl Watcher {
     pub(super) fn new(
         file: Arc<StoreFile>,
         clock: Clock,
-        publish: watch::Sender<Reading>,
+        (publish, publish_settings): (watch::Sender<Reading>, watch::Sender<Option<Arc<Edition>>>),
         bell: Bell,
         jobs: Weak<SyncSender<Job>>,
     ) -> Self {
@@ -54,6 +56,7 @@ impl Watcher {
             file,
             clock,
             publish,
+            publish_settings,
             bell,
             jobs,
             open: None,
@@ -98,6 +101,14 @@ impl Watcher {
                 let snapshot = content::snapshot(&transaction)?;
                 self.publish.send_replace(Reading::Whole(Arc::new(snapshot)));
                 self.published = Some(revision);
+                let edition = settings::read(&transaction)?;
+                self.publish_settings.send_if_modified(|known| {
+                    let is_known = known.as_deref() == Some(&edition);
+                    if !is_known {
+                        *known = Some(Arc::new(edition));
+                    }
+                    !is_known
+                });
             }
             transaction.finish()?;
             self.data_version = Some(data_version);
