@@ -149,7 +149,7 @@ impl Server {
                 let password = Credentials::generate()?.superuser.password;
                 let admission =
                     Admission { password, token: None, read_token: None, certificates: false };
-                let desk = Desk { store: Arc::new(store) };
+                let desk = Desk { store: Arc::new(store), settings: None };
                 let door = Door::open(listener, None)?;
                 let (_, local) = watch::channel(Local::default());
                 let metrics = metrics.clone();

@@ -44,6 +44,7 @@ pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
+pub(crate) use postgres::owned as owned_setting;
 pub use postgres::{PostgresConfig, TlsFiles};
 pub use repair::{CopyRate, RepairConfig};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};

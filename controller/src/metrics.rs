@@ -13,7 +13,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 16] = [
+const TABLE: [(&str, Kind, &str); 19] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -28,6 +28,9 @@ const TABLE: [(&str, Kind, &str); 16] = [
     ("dugong_making_left_seconds",         Kind::Gauge,   "How long it still takes at the pace so far; 0 where that is not known. Label: way."),
     ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, copy, rewind, prefix: its WAL was found to be one)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
+    ("dugong_settings_revision",           Kind::Gauge,   "Revision of the cluster's settings that the server here is told; 0: none were ever set."),
+    ("dugong_settings_refused",            Kind::Gauge,   "1 while the server here does not take later settings of the cluster."),
+    ("dugong_settings_pending_restart",    Kind::Gauge,   "Settings that wait for a restart of the server here."),
     ("dugong_dns_responses_total",         Kind::Counter, "Answers of the name server; label: code (noerror, formerr, servfail, nxdomain, notimp, refused)."),
     ("dugong_dns_connections_waited_total", Kind::Counter, "Connections to the name server that came while all places were taken."),
 ];
@@ -53,6 +56,14 @@ pub fn install(instance: &str, cluster: &str) -> Result<PrometheusHandle, BuildE
     metrics::gauge!("dugong_controller_info", &labels).set(1.0);
     metrics::counter!("dugong_session_renewals_failed_total").absolute(0);
     Ok(handle)
+}
+
+/// Shows how the settings of the cluster do here.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats; these are small")]
+pub(crate) fn show_settings(revision: u64, refused: bool, pending: usize) {
+    metrics::gauge!("dugong_settings_revision").set(revision as f64);
+    metrics::gauge!("dugong_settings_refused").set(f64::from(u8::from(refused)));
+    metrics::gauge!("dugong_settings_pending_restart").set(pending as f64);
 }
 
 /// Shows what the machine knows.

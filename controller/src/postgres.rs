@@ -14,16 +14,20 @@
 //!
 //! Source: PROTOCOL.md, R4, R5, R6, R9, R10, R11 and "What PostgreSQL must be told".
 
+mod adoption;
+mod advisor;
 mod certificates;
 mod configuration;
 mod control;
 mod copying;
 mod data_dir;
 mod diverged;
+mod floors;
 mod greeting;
 mod hba;
 mod heartbeat;
 mod helper;
+mod judge;
 mod layout;
 mod link;
 mod look;
@@ -63,8 +67,12 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::config::{Network, RepairConfig, TlsFiles};
 use crate::credentials::Credentials;
+use crate::store::Edition;
 
+pub use advisor::{Advisor, Change, Here, Objection, Pending, Takes};
 pub use certificates::TlsError;
+pub use floors::default_of_bound;
+pub use judge::Verdict;
 pub use mandate::Mandate;
 pub use programs::{BinError, Version, find_bin};
 
@@ -123,6 +131,7 @@ pub struct Supervised {
     /// What the controller before this one knew of the office, where it has left its server.
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
+    pub advisor: Advisor,
     /// Ends after `goal` or `seen` was dropped, once every process is gone.
     pub task: JoinHandle<()>,
 }
@@ -169,12 +178,17 @@ pub fn has_served(dir: &Path) -> bool {
 
 /// Takes the instance's directory and starts the task that owns its server.
 ///
-/// Must be called within a tokio runtime.
+/// Must be called within a tokio runtime. `editions` are the cluster's settings, as the store has
+/// them.
 ///
 /// # Errors
 ///
 /// See [`StartError`].
-pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartError> {
+pub fn supervise(
+    settings: Settings,
+    clock: Clock,
+    editions: watch::Receiver<Option<Arc<Edition>>>,
+) -> Result<Supervised, StartError> {
     if rustix::process::geteuid().is_root() {
         return Err(StartError::Root);
     }
@@ -190,18 +204,32 @@ pub fn supervise(settings: Settings, clock: Clock) -> Result<Supervised, StartEr
     let (lease, leased) = watch::channel(inherited.unwrap_or_default().until);
     let (leave_running, leaving) = oneshot::channel();
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
-    let words =
-        supervisor::Words { goals, lease: leased, leave_running: leaving, seen: seen_sender };
-    let supervisor = supervisor::Supervisor::new(
-        Arc::new(settings),
-        Arc::new(layout),
-        Arc::new(spawner),
-        clock,
-        words,
+    let (restarts, restart) = watch::channel(0);
+    let (settings, layout, spawner) = (Arc::new(settings), Arc::new(layout), Arc::new(spawner));
+    let judge = judge::Judge::new(settings.clone(), layout.clone(), spawner.clone());
+    let judge = Arc::new(judge);
+    let (adopt, adopted) = watch::channel(adoption::kept(&layout.dir));
+    let advisor = Advisor::new(
+        settings.clone(),
+        supervisor::door(&settings, &layout),
+        judge.clone(),
+        adopted.clone(),
+        restarts,
     );
+    // Ends with the last who looks at what is adopted.
+    tokio::spawn(adoption::adopt(layout.dir.clone(), judge, editions, adopt));
+    let words = supervisor::Words {
+        goals,
+        lease: leased,
+        adopted,
+        restart,
+        leave_running: leaving,
+        seen: seen_sender,
+    };
+    let supervisor = supervisor::Supervisor::new(settings, layout, spawner, clock, words);
     let task = tokio::spawn(async move {
         supervisor.run(found).await;
         drop(lock);
     });
-    Ok(Supervised { goal, lease, leave_running, inherited, seen, task })
+    Ok(Supervised { goal, lease, leave_running, inherited, seen, advisor, task })
 }

@@ -11,6 +11,7 @@ pub mod http;
 mod patroni;
 mod projection;
 mod services;
+pub mod settings;
 mod wait;
 
 use std::sync::Arc;

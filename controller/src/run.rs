@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use dugong_machine::{Bootstrap, Settings, State};
@@ -21,11 +22,14 @@ use crate::clock::Clock;
 use crate::config::{Config, HttpConfig};
 use crate::credentials::{Credentials, Password};
 use crate::driver::{self, End, Local, Order, Wiring};
+use crate::publish::Topologies;
 use crate::publish::admission::Admission;
 use crate::publish::desk::Desk;
 use crate::publish::dns::{NameServer, Zone};
 use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
+use crate::publish::settings::SettingsDesk;
+use crate::store::Store;
 use crate::{lifeline, metrics, postgres, publish, service};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
@@ -153,13 +157,15 @@ async fn control(config: Config) -> Result<(), Failure> {
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
-    let mut server = postgres::supervise(postgres_settings(&config, bin, credentials), clock)
-        .map_err(Failure::runtime)?;
-    let desk = Desk { store: store.clone() };
+    let settings = postgres_settings(&config, bin, credentials);
+    let mut server =
+        postgres::supervise(settings, clock, store.watch_settings()).map_err(Failure::runtime)?;
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     tokio::spawn(service::watchdog(local_seen.clone()));
+    tokio::spawn(publish::settings::measure(server.advisor.clone()));
+    let desk = desk(&config, store.clone(), topologies.clone(), server.advisor);
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
     let http = tokio::spawn(http::serve(door, pages, desk, admission));
@@ -199,6 +205,17 @@ async fn control(config: Config) -> Result<(), Failure> {
     }
     tracing::info!("ended");
     outcome.map(|_| ())
+}
+
+fn desk(
+    config: &Config,
+    store: Arc<dyn Store>,
+    topologies: Topologies,
+    advisor: postgres::Advisor,
+) -> Desk {
+    let me = config.instance.clone();
+    let settings = SettingsDesk { me, store: store.clone(), topologies, advisor };
+    Desk { store, settings: Some(settings) }
 }
 
 /// Who may read and change things over HTTP.

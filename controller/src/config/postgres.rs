@@ -117,12 +117,17 @@ impl TryFrom<RawPostgres> for PostgresConfig {
     }
 }
 
+/// Why a setting, named in lower case, is written by Dugong itself; none where it is not.
+pub(crate) fn owned(name: &str) -> Option<&'static str> {
+    OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, reason)| *reason)
+}
+
 /// Refuses what would be Dugong's word, or break the file that it is written into.
 fn check_setting(name: &str, value: &str) -> Result<(), ConfigProblem> {
     let name = name.to_owned();
     // PostgreSQL takes names in any case.
     let lower = name.to_ascii_lowercase();
-    if let Some((_, reason)) = OWNED.iter().find(|(owned, _)| *owned == lower) {
+    if let Some(reason) = owned(&lower) {
         return Err(ConfigProblem::OwnedSetting { name, reason });
     }
     let is_word = |word: &str| {

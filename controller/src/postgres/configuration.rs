@@ -5,16 +5,19 @@
 //!
 //! Source: PROTOCOL.md, R6 and "What PostgreSQL must be told".
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use dugong_machine::{Access, Upstream};
 use dugong_topology::InstanceId;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::floors::Floors;
 use super::hba;
 use super::layout::{Durability, Layout, replace_file};
 use super::mandate::{AccessText, UpstreamText};
@@ -24,7 +27,7 @@ use crate::config::TlsFiles;
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";
 const INCLUDE: &str = "include = 'dugong.conf'";
 
-/// Ours, but the operator's word comes after it and wins.
+/// Ours, but the operator's word comes after it and wins: for the cluster, and then for the instance.
 #[rustfmt::skip]
 const DEFAULTS: &[(&str, &str)] = &[
     ("max_connections",                "200"),
@@ -36,24 +39,49 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("log_line_prefix",                "%m [%p] "),
 ];
 
-/// Ours, and after the operator's word: the protocol rests on them.
+/// Ours, and after the operator's word: the protocol rests on them. And why.
 #[rustfmt::skip]
-const FIXED: &[(&str, &str)] = &[
-    ("unix_socket_permissions",        "0700"),
-    ("wal_level",                      "replica"),
-    ("synchronous_commit",             "on"),
-    ("hot_standby",                    "on"),
-    ("hot_standby_feedback",           "on"),
-    ("wal_log_hints",                  "on"),
-    ("wal_receiver_status_interval",   "1s"),
-    ("wal_sender_timeout",             "5s"),
-    ("wal_receiver_timeout",           "5s"),
-    ("recovery_target_timeline",       "latest"),
-    ("restart_after_crash",            "off"), // The controller decides.
-    ("logging_collector",              "off"),
-    ("log_destination",                "stderr"),
-    ("password_encryption",            "scram-sha-256"),
+const FIXED: &[(&str, &str, &str)] = &[
+    ("unix_socket_permissions",        "0700",          "whoever reaches the socket is trusted"),
+    ("wal_level",                      "replica",       "standbys need it"),
+    ("synchronous_commit",             "on",            "it decides which commits survive a failover"),
+    ("hot_standby",                    "on",            "standbys serve reads"),
+    ("hot_standby_feedback",           "on",            "reads on standbys are not to be cancelled"),
+    ("wal_log_hints",                  "on",            "a former primary is rewound by it"),
+    ("wal_receiver_status_interval",   "1s",            "a sync that hangs is found by it"),
+    ("wal_sender_timeout",             "5s",            "a standby that hangs is found by it"),
+    ("wal_receiver_timeout",           "5s",            "an upstream that hangs is found by it"),
+    ("recovery_target_timeline",       "latest",        "standbys follow the primary's newest timeline"),
+    ("restart_after_crash",            "off",           "the controller decides"),
+    ("logging_collector",              "off",           "the controller reads what the server says"),
+    ("log_destination",                "stderr",        "the controller reads what the server says"),
+    ("password_encryption",            "scram-sha-256", "the proxy and the controllers speak nothing weaker"),
 ];
+
+/// Written where the server is told what changes while it runs, and for nobody else to say.
+#[rustfmt::skip]
+const OURS: &[(&str, &str)] = &[
+    ("cluster_name",                "it is the instance's name"),
+    ("wal_retrieve_retry_interval", "a takeover is timed by it"),
+    ("promote_trigger_file",        "only the controllers promote"),
+    ("recovery_min_apply_delay",    "a standby that lags on purpose cannot take over"),
+];
+
+/// What is the operator's to say, and what a start as a standby needs beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Common {
+    /// The settings of the cluster, name to value.
+    pub cluster: Arc<BTreeMap<String, String>>,
+    /// Only while a standby starts.
+    pub floors: Floors,
+}
+
+/// Why a setting, named in lower case, is for Dugong to say; none where it is not.
+pub(super) fn owned(name: &str) -> Option<&'static str> {
+    let fixed = || FIXED.iter().find(|(fixed, ..)| *fixed == name).map(|(.., reason)| *reason);
+    let ours = || OURS.iter().find(|(ours, _)| *ours == name).map(|(_, reason)| *reason);
+    crate::config::owned_setting(name).or_else(fixed).or_else(ours)
+}
 
 /// What changes while the server runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,15 +120,25 @@ pub(super) enum Source {
 }
 
 /// Writes `dugong.conf`.
-pub(super) fn write_live(settings: &Settings, layout: &Layout, live: &Live) -> io::Result<()> {
+pub(super) fn write_live(
+    settings: &Settings,
+    layout: &Layout,
+    common: &Common,
+    live: &Live,
+) -> io::Result<()> {
     // Written anew before each start, so that it need not survive a power failure.
     let path = layout.data.join("dugong.conf");
-    replace_file(&path, &render(settings, layout, live), Durability::Atomic)
+    replace_file(&path, &render(settings, layout, common, live), Durability::Atomic)
 }
 
 /// Writes everything that the server reads when it starts.
-pub(super) fn write_all(settings: &Settings, layout: &Layout, live: &Live) -> io::Result<()> {
-    write_live(settings, layout, live)?;
+pub(super) fn write_all(
+    settings: &Settings,
+    layout: &Layout,
+    common: &Common,
+    live: &Live,
+) -> io::Result<()> {
+    write_live(settings, layout, common, live)?;
     let main = layout.data.join("postgresql.conf");
     let mut text = fs::read_to_string(&main)?;
     if !text.lines().any(|line| line.trim() == INCLUDE) {
@@ -131,18 +169,20 @@ pub(super) fn write_passfile(settings: &Settings, layout: &Layout) -> io::Result
     replace_file(&layout.passfile(), &line, Durability::Atomic)
 }
 
-fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
+/// `dugong.conf`.
+pub(super) fn render(settings: &Settings, layout: &Layout, common: &Common, live: &Live) -> String {
     let mut text = MANAGED.to_owned();
     let mut set = |name: &str, value: &str| {
         let _ = writeln!(text, "{name} = {}", quoted(value)); // Writing to a String cannot fail.
     };
-    for (name, value) in DEFAULTS {
+    let said = said(&settings.extra, &common.cluster);
+    for (name, value) in &said {
         set(name, value);
     }
-    for (name, value) in &settings.extra {
-        set(name, value);
+    for (name, value) in common.floors.above(&said) {
+        set(name, &value.to_string());
     }
-    for (name, value) in FIXED {
+    for (name, value, _) in FIXED {
         set(name, value);
     }
     set("listen_addresses", &settings.listen.host);
@@ -171,6 +211,21 @@ fn render(settings: &Settings, layout: &Layout, live: &Live) -> String {
     set("synchronous_standby_names", &live.names.rendered());
     set("default_transaction_read_only", read_only(live.access));
     text
+}
+
+/// What is said of each setting that is not for Dugong alone to say; the last word wins, and the
+/// instance has it. PostgreSQL takes names in any case, so they are in lower case here.
+fn said(
+    instance: &BTreeMap<String, String>,
+    cluster: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let defaults = DEFAULTS.iter().map(|(name, value)| (*name, *value));
+    let words = |words: &BTreeMap<String, String>| {
+        words.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
+    };
+    let (cluster, instance): (Vec<_>, Vec<_>) = (words(cluster), words(instance));
+    let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    defaults.chain(cluster).chain(instance).collect()
 }
 
 /// The setting's value, as the file and the server write it.
@@ -242,6 +297,35 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_instance_has_the_last_word_before_dugong() {
+        let words = |words: &[(&str, &str)]| {
+            words.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let said = said(
+            &words(&[("Work_Mem", "9MB")]),
+            &words(&[("work_mem", "8MB"), ("max_connections", "300")]),
+        );
+        assert_eq!(said["work_mem"], "9MB", "in any case");
+        assert_eq!(said["max_connections"], "300", "before the default");
+        assert_eq!(said["max_wal_senders"], "16");
+    }
+
+    #[test]
+    fn what_dugong_says_has_a_reason() {
+        #[rustfmt::skip]
+        let cases = [
+            ("synchronous_standby_names", Some("it decides which commits survive a failover")),
+            ("hot_standby_feedback",      Some("reads on standbys are not to be cancelled")),
+            ("cluster_name",              Some("it is the instance's name")),
+            ("max_connections",           None),
+            ("work_mem",                  None),
+        ];
+        for (name, reason) in cases {
+            assert_eq!(owned(name), reason, "{name}");
+        }
+    }
 
     #[test]
     fn a_value_cannot_end_its_own_quotes() {

@@ -36,7 +36,7 @@ impl Workshop<'_> {
         old: Replaced,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), MakingError> {
-        let Self { settings, layout, spawner } = self;
+        let Self { settings, layout, spawner, .. } = self;
         let data = &layout.data_new;
         // What cannot be told is kept.
         let forked = old == Replaced::Forked || self.may_have_forked().await.unwrap_or(true);
@@ -131,7 +131,7 @@ impl Workshop<'_> {
 
     /// Whether what is here has WAL of its own: that of a primary may.
     async fn may_have_forked(self) -> Result<bool, MakingError> {
-        let Self { settings, layout, spawner } = self;
+        let Self { settings, layout, spawner, .. } = self;
         if read_identity(&layout.data)?.is_none() {
             return Ok(false);
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::Settings;
+use super::floors::Floors;
 use super::helper::{HelperError, run_helper};
 use super::layout::{Durability, replace_file};
 use super::making::Stamp;
@@ -122,6 +123,19 @@ pub(super) async fn starts_as(
     Ok(if signal || backup || recovering { StartsAs::Standby } else { StartsAs::Primary })
 }
 
+/// What a standby on this data must have at least.
+///
+/// # Errors
+///
+/// The control file cannot be read.
+pub(super) async fn floors(
+    settings: &Settings,
+    spawner: &Spawner,
+    data: &Path,
+) -> Result<Floors, DataDirError> {
+    Ok(ControlFile::read(settings, spawner, data).await?.floors)
+}
+
 /// Where the shutdown checkpoint begins, if the data was last used by a primary that stopped in
 /// order.
 ///
@@ -176,6 +190,8 @@ pub(super) struct ControlFile {
     pub changes_logged: bool,
     /// The size of a file of WAL.
     pub segment_bytes: u64,
+    /// What a standby on this data must have at least.
+    pub floors: Floors,
 }
 
 impl ControlFile {
@@ -201,6 +217,7 @@ impl ControlFile {
         let checksums = value("Data page checksum version").is_some_and(|version| version != "0");
         Some(Self {
             changes_logged: hints || checksums,
+            floors: Floors::of_control(value),
             segment_bytes: value("Bytes per WAL segment")?.parse().ok()?,
             system_identifier: SystemIdentifier(value("Database system identifier")?.parse().ok()?),
             state: value("Database cluster state")?.to_owned(),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::Settings;
+use super::configuration::Common;
 use super::control::{LookError, Session, identifier, literal};
 use super::data_dir::{ControlFile, DataDirError, new_identity, read_identity, write_identity};
 use super::diverged;
@@ -107,12 +108,14 @@ pub(super) struct Workshop<'a> {
     pub settings: &'a Settings,
     pub layout: &'a Layout,
     pub spawner: &'a Spawner,
+    /// The cluster's settings: what replays its WAL may need their libraries.
+    pub common: &'a Common,
 }
 
 impl Workshop<'_> {
     /// Makes a new cluster. Dropping the future kills whatever works on it.
     pub(super) async fn initialise(self) -> Result<(), MakingError> {
-        let Self { settings, layout, spawner } = self;
+        let Self { settings, layout, spawner, .. } = self;
         let data = &layout.data_new;
         self.clear().await?;
         let superuser = &settings.credentials.superuser;

@@ -8,7 +8,7 @@ use std::path::Path;
 use dugong_topology::{History, Lsn};
 use tokio::time::Duration;
 
-use super::configuration::{self, Live};
+use super::configuration::{self, Common, Live};
 use super::control::{Door, LookError, Session};
 use super::data_dir::{self, mark_standby};
 use super::layout::Layout;
@@ -72,7 +72,9 @@ impl<'a> Workshop<'a> {
         mark_standby(data)?;
         let there = Layout { data: data.to_owned(), ..self.layout.clone() };
         let live = Live::standby(configuration::Source::Sealed);
-        configuration::write_all(self.settings, &there, &live)?;
+        let floors = data_dir::floors(self.settings, self.spawner, data).await?;
+        let common = Common { floors, ..self.common.clone() };
+        configuration::write_all(self.settings, &there, &common, &live)?;
         let settings = vec![("primary_conninfo", conninfo), ("primary_slot_name", String::new())];
         self.start_privately(data, settings).await
     }

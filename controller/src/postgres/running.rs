@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Settings;
-use super::configuration::{self, Clients, Live, Source};
+use super::configuration::{self, Clients, Common, Live, Source};
 use super::control::{Door, LookError, Session, literal, only, value};
 use super::data_dir::{self, StartsAs};
 use super::greeting::Greeter;
@@ -41,6 +41,8 @@ const DRY_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Place<'a> {
     pub settings: &'a Settings,
     pub layout: &'a Layout,
+    /// What the operator says.
+    pub common: &'a Common,
     /// Until when a primary may live.
     pub lease: &'a watch::Receiver<Time>,
 }
@@ -56,7 +58,9 @@ pub(super) struct Running {
     greeter: Greeter,
     session: Option<Session>,
     probe: Option<ReplayProbe>,
-    /// What `dugong.conf` says.
+    /// What `dugong.conf` says that is the operator's,
+    pub(super) common: Common,
+    /// and what is the machine's.
     pub(super) live: Live,
     /// Lists of names that a WAL sender may still know: all since the last confirmation.
     pub(super) older: Vec<Names>,
@@ -78,10 +82,18 @@ pub(super) struct Running {
     background: JoinSet<()>,
     /// Since when a standby that has an upstream receives nothing.
     dry_since: Option<Instant>,
+    /// As a standby: what is received is not replayed.
+    pub(super) replay_paused: bool,
 }
 
 impl Running {
-    pub(super) fn new(postmaster: Postmaster, role: StartsAs, door: Door, live: Live) -> Self {
+    pub(super) fn new(
+        postmaster: Postmaster,
+        role: StartsAs,
+        door: Door,
+        common: Common,
+        live: Live,
+    ) -> Self {
         Self {
             postmaster,
             role,
@@ -90,6 +102,7 @@ impl Running {
             door,
             session: None,
             probe: None,
+            common,
             live,
             older: Vec::new(),
             confirmed: false,
@@ -102,6 +115,7 @@ impl Running {
             checkpoint_due: false,
             background: JoinSet::new(),
             dry_since: None,
+            replay_paused: false,
         }
     }
 
@@ -213,6 +227,7 @@ impl Running {
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Primary;
         self.probe = None;
+        self.replay_paused = false;
         let (names, access) = match goal {
             Some(goal) => (goal.names.clone(), goal.access),
             None => (self.live.names.meant(), self.live.access),
@@ -290,6 +305,7 @@ impl Running {
         }
         let mut receiver = look.receiver(self.receiver_before);
         self.receiver_before = look.receiver;
+        self.replay_paused = look.replay_paused;
         self.cut_off = look.received.filter(|received| *received > look.replayed);
         if matches!(self.live.source, Source::Sealed | Source::SealedSlowly) {
             if look.replay_paused {

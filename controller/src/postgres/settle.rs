@@ -27,17 +27,26 @@ impl Running {
         place: Place<'_>,
         wanted: &Live,
     ) -> Result<(), LookError> {
+        let failed = |what| move |error| LookError::File { what, error };
+        if self.common != *place.common {
+            // Everything else in the file stays what it is, so that this reload changes only this.
+            configuration::write_live(place.settings, place.layout, place.common, &self.live)
+                .map_err(failed("dugong.conf cannot be written"))?;
+            self.common = place.common.clone();
+            self.confirmed = false;
+            self.postmaster.reload().map_err(failed("the server cannot be signalled"))?;
+        }
         loop {
             let next = self.live.towards(wanted);
             if next != self.live {
-                let failed = |what| move |error| LookError::File { what, error };
                 if next.clients != self.live.clients {
                     // Read in the same reload, so that whatever shows the settings proves this.
                     let (settings, layout) = (place.settings, place.layout);
                     configuration::write_hba(settings, layout, next.clients, Durability::Atomic)
                         .map_err(failed("pg_hba.conf cannot be written"))?;
                 }
-                configuration::write_live(place.settings, place.layout, &next)
+                let (settings, layout) = (place.settings, place.layout);
+                configuration::write_live(settings, layout, &self.common, &next)
                     .map_err(failed("dugong.conf cannot be written"))?;
                 if next.names != self.live.names {
                     self.older.push(self.live.names.clone());

@@ -1,6 +1,7 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
 mod anew;
+mod restart;
 mod succession;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::adoption::Adopted;
 use super::certificates::Certificates;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
@@ -52,6 +54,10 @@ pub(super) struct Supervisor {
     goals: watch::Receiver<Option<Goal>>,
     /// Until when a primary may live.
     lease: watch::Receiver<Time>,
+    /// The cluster's settings, as far as they are taken here.
+    adopted: watch::Receiver<Adopted>,
+    /// Grows each time that an operator wants the server restarted.
+    restart: watch::Receiver<u64>,
     /// Comes when the server shall be left to the next controller.
     leave_running: Option<oneshot::Receiver<Mandate>>,
     reporter: Reporter,
@@ -74,6 +80,8 @@ pub(super) struct Supervisor {
     rewinds: Rewinds,
     /// When it was last certain that nothing runs here; none since something was started.
     searched: Option<Instant>,
+    /// When a standby that replays nothing was last asked whether it lacks something.
+    asked_for_lack: Option<Instant>,
     /// When the goal, or the kind of thing that is seen, last changed.
     changed: Instant,
 }
@@ -82,6 +90,8 @@ pub(super) struct Supervisor {
 pub(super) struct Words {
     pub(super) goals: watch::Receiver<Option<Goal>>,
     pub(super) lease: watch::Receiver<Time>,
+    pub(super) adopted: watch::Receiver<Adopted>,
+    pub(super) restart: watch::Receiver<u64>,
     pub(super) leave_running: oneshot::Receiver<Mandate>,
     pub(super) seen: mpsc::Sender<Seen>,
 }
@@ -94,7 +104,7 @@ impl Supervisor {
         clock: Clock,
         words: Words,
     ) -> Self {
-        let Words { goals, lease, leave_running, seen } = words;
+        let Words { goals, lease, adopted, restart, leave_running, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         let host = settings.listen.host.clone();
@@ -108,6 +118,8 @@ impl Supervisor {
             spawner,
             goals,
             lease,
+            adopted,
+            restart,
             leave_running: Some(leave_running),
             reporter: Reporter::new(seen),
             beating,
@@ -124,6 +136,7 @@ impl Supervisor {
             copies: Backoff::copies(),
             rewinds: Rewinds::default(),
             searched: None,
+            asked_for_lack: None,
             changed: Instant::now(),
         }
     }
@@ -147,6 +160,7 @@ impl Supervisor {
         }
         let mut previous = None;
         let mut leave_running = self.leave_running.take();
+        let mut restarts = self.restart.clone();
         loop {
             if self.running.is_none() && !self.layout.is_claimed() {
                 // Whoever starts this controller again makes everything in it anew.
@@ -174,6 +188,8 @@ impl Supervisor {
                     break;
                 }
                 () = reader.closed() => break,
+                // Whoever could ask is gone with the controller.
+                Ok(()) = restarts.changed() => self.begin_restart("an operator has asked for it"),
                 still = superseded(goals, goal.as_ref(), turn_begun) => if still == Owner::Gone { break },
                 () = self.turn_and_pause(goal.as_ref()) => (),
             }
@@ -254,9 +270,16 @@ impl Supervisor {
             return Run::Down;
         }
         self.certificates.follow(|| running.postmaster.reload());
-        let place = Place { settings: &self.settings, layout: &self.layout, lease: &self.lease };
+        let common = self.adopted.borrow().common();
+        let (settings, layout) = (&*self.settings, &*self.layout);
+        let place = Place { settings, layout, common: &common, lease: &self.lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
+                if self.lacks_what_its_primary_has().await {
+                    self.begin_restart("its primary has more of a setting, so nothing is replayed");
+                    return Run::Busy(Work::Stopping);
+                }
+                let Some(running) = &self.running else { return Run::Down };
                 let dry = running.dry_words(&self.layout.log);
                 self.trouble = dry.or_else(|| self.certificates.trouble());
                 run
@@ -329,7 +352,12 @@ impl Supervisor {
         if let Some(generation) = generation_of(goal) {
             see_generation(layout, &mut self.data, generation)?;
         }
-        configuration::write_all(settings, layout, &live).map_err(file("its configuration"))?;
+        let mut common = self.adopted.borrow().common();
+        if role == StartsAs::Standby {
+            common.floors = data_dir::floors(settings, spawner, &layout.data).await?;
+        }
+        configuration::write_all(settings, layout, &common, &live)
+            .map_err(file("its configuration"))?;
         let term = match role {
             StartsAs::Primary => Term::Until(*self.lease.borrow()),
             StartsAs::Standby => Term::Free,
@@ -340,7 +368,7 @@ impl Supervisor {
         if role == StartsAs::Primary {
             postmaster.bind_to(&self.lease).map_err(file("its warden"))?;
         }
-        Ok(Running::new(postmaster, role, door(settings, layout), live))
+        Ok(Running::new(postmaster, role, door(settings, layout), common, live))
     }
 
     async fn stop_fast(&mut self) -> Run {
@@ -535,7 +563,7 @@ async fn ended(exit: &mut Option<Exit>) {
     }
 }
 
-fn door(settings: &Settings, layout: &Layout) -> Door {
+pub(super) fn door(settings: &Settings, layout: &Layout) -> Door {
     Door {
         socket_dir: layout.run.clone(),
         port: settings.listen.port,

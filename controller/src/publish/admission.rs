@@ -76,7 +76,9 @@ impl Wish {
             "/replica",
         ];
         // What became of a request is for whoever could have asked for it.
-        let asks = path.starts_with("/v1/requests") || path.starts_with("/v1/freeze");
+        // Settings may be secrets.
+        let asks = ["/v1/requests", "/v1/freeze", "/v1/settings"];
+        let asks = asks.iter().any(|prefix| path.starts_with(prefix));
         let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         match (asks || !reads, CHECKS.contains(&path)) {
             (true, _) => Self::Change,
@@ -225,6 +227,8 @@ mod tests {
             (Method::GET,     "/metrics",           Wish::Read),
             (Method::GET,     "/v1/topology/watch", Wish::Read),
             (Method::GET,     "/v1/requests/1",     Wish::Change),
+            (Method::GET,     "/v1/settings",       Wish::Change),
+            (Method::GET,     "/v1/settings/here",  Wish::Change),
             (Method::POST,    "/v1/freeze",         Wish::Change),
             (Method::DELETE,  "/v1/freeze",         Wish::Change),
             (Method::PUT,     "/v1/anything",       Wish::Change),

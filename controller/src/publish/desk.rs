@@ -9,7 +9,7 @@
 //! | `DELETE /v1/freeze` | it does again |
 //! | `GET /v1/history?limit=20` | the last changes of the record ([`HistoryEntry`](crate::store::HistoryEntry)), newest first |
 //!
-//! Any controller of the cluster will do: all of it is written into the store.
+//! The paths of settings are in `settings`. Any controller of the cluster will do: all of it is written into the store.
 //!
 //! Who is listened to is said in `admission`.
 
@@ -26,6 +26,7 @@ use dugong_topology::Freeze;
 use serde::{Deserialize, Serialize};
 
 use super::http::{encode, error};
+use super::settings::{self, SettingsDesk};
 use crate::store::freeze::{Refrozen, freeze_by, try_to_refreeze};
 use crate::store::{AskError, Store, StoreError};
 
@@ -40,6 +41,8 @@ const HISTORY_MAX: u32 = 10_000;
 #[derive(Clone)]
 pub struct Desk {
     pub store: Arc<dyn Store>,
+    /// None: there is no server beside this desk, so that nobody can judge settings.
+    pub settings: Option<SettingsDesk>,
 }
 
 /// The body of `POST /v1/requests`.
@@ -79,6 +82,7 @@ pub struct Frozen {
 
 /// The paths of operators.
 pub(super) fn router(desk: Desk) -> Router {
+    let settings = desk.settings.clone().map(settings::router).unwrap_or_default();
     let desk = Arc::new(desk);
     Router::new()
         .route("/v1/requests", post(ask))
@@ -86,6 +90,7 @@ pub(super) fn router(desk: Desk) -> Router {
         .route("/v1/freeze", post(freeze).delete(unfreeze))
         .route("/v1/history", get(history))
         .with_state(desk)
+        .merge(settings)
 }
 
 async fn ask(State(desk): State<Arc<Desk>>, Json(asking): Json<Asking>) -> Response {
@@ -168,6 +173,6 @@ async fn refreeze(
     }
 }
 
-fn unavailable(trouble: &StoreError) -> Response {
+pub(super) fn unavailable(trouble: &StoreError) -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, &trouble.to_string())
 }

@@ -170,7 +170,8 @@ impl Instance {
     }
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
-        let supervised = supervise(settings.clone(), Clock).unwrap();
+        let supervised =
+            supervise(settings.clone(), Clock, tokio::sync::watch::channel(None).1).unwrap();
         supervised.lease.send_replace(Clock.now().after(DEADLINE * 10));
         Self {
             id: settings.instance.clone(),
@@ -222,7 +223,7 @@ impl Instance {
     }
 
     pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
-        supervise(self.settings.clone(), Clock)
+        supervise(self.settings.clone(), Clock, tokio::sync::watch::channel(None).1)
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -288,7 +288,11 @@ fn what_postgresql_would_not_take_is_refused_in_a_sentence() {
             if files.key.exists() {
                 mode(key_mode);
             }
-            let refused = supervise(settings.clone(), dugong_controller::clock::Clock);
+            let refused = supervise(
+                settings.clone(),
+                dugong_controller::clock::Clock,
+                tokio::sync::watch::channel(None).1,
+            );
             let message = refused.unwrap_err().to_string();
             assert!(message.contains(words), "{what}: {message}");
         }

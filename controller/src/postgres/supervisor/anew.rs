@@ -59,7 +59,9 @@ impl Supervisor {
         self.report(Run::Busy(Work::Initialising)).await;
         self.searched = None;
         let (settings, layout, spawner) = self.tools();
-        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let common = self.adopted.borrow().common();
+        let workshop =
+            Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
         let made = workshop.initialise().await;
         self.made(made, "initdb").await
     }
@@ -80,7 +82,9 @@ impl Supervisor {
             return self.made(Ok(()), how).await;
         }
         let (settings, layout, spawner) = self.tools();
-        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let common = self.adopted.borrow().common();
+        let workshop =
+            Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
         let (progress, heard) = watch::channel(Progress::begun(Way::Copy));
         // What was to be rewound has forked.
         let replaced = if self.rewinds.found_forked(stamp.making) {
@@ -100,7 +104,9 @@ impl Supervisor {
             return None;
         }
         let (settings, layout, spawner) = self.tools();
-        let workshop = Workshop { settings: &settings, layout: &layout, spawner: &spawner };
+        let common = self.adopted.borrow().common();
+        let workshop =
+            Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
         let (progress, heard) = watch::channel(Progress::begun(Way::Rewind));
         let begun = Instant::now();
         let rewinding = Box::pin(workshop.rewind(primary, stamp, &progress));

@@ -71,18 +71,19 @@ impl Supervisor {
         }
         let mut postmaster =
             Postmaster::adopted(link, layout).map_err(|error| error.to_string())?;
+        let common = self.adopted.borrow().common();
         let told = (|| {
             if role == StartsAs::Primary {
                 postmaster.bind_to(&self.lease)?;
             }
             // The configuration, or this program, may be another one; the part that matters to the
             // protocol is the same, and confirmed before anything else.
-            configuration::write_all(settings, layout, &live)?;
+            configuration::write_all(settings, layout, &common, &live)?;
             postmaster.reload()
         })();
         told.map_err(|error| error.to_string())?;
         tracing::info!(?role, "took over the running server");
-        self.running = Some(Running::new(postmaster, role, door(settings, layout), live));
+        self.running = Some(Running::new(postmaster, role, door(settings, layout), common, live));
         Ok(())
     }
 
