@@ -3,12 +3,14 @@
 
 mod caller;
 pub mod client;
+pub mod config;
 pub mod dsn;
 pub mod freeze;
 pub mod history;
 pub mod init;
 pub mod promote;
 pub mod reach;
+pub mod restart;
 pub mod status;
 pub mod switchover;
 mod table;

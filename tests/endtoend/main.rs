@@ -10,6 +10,7 @@
 //! | `promote` | the operator's override |
 //! | `repair` | a former primary's data is rewound |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
+//! | `settings` | the cluster's settings, and restarts one after the other |
 //! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
@@ -24,6 +25,7 @@ mod pauses;
 mod promote;
 mod repair;
 mod resume;
+mod settings;
 mod store;
 mod switchover;
 mod warden;

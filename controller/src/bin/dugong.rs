@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
 use dugong_controller::operator::{
-    dsn, freeze, history, init, promote, status, switchover, verify,
+    config, dsn, freeze, history, init, promote, restart, status, switchover, verify,
 };
 use dugong_controller::run::Failure;
 
@@ -40,6 +40,10 @@ enum What {
     Dsn(dsn::Options),
     /// Show what the cluster has lived through.
     History(history::Options),
+    /// Show or change the settings of PostgreSQL that hold in the whole cluster.
+    Config(config::Options),
+    /// Restart servers, one after the other: standbys first, the primary by a switchover.
+    Restart(restart::Options),
     /// Hand the primary's office over, as planned: to upgrade a machine, or to come back to one.
     Switchover(switchover::Options),
     /// Override: make an instance the primary although acknowledged writes may be lost.
@@ -75,6 +79,8 @@ fn run(what: What) -> Result<(), Failure> {
         What::History(options) => {
             wait_for(history::history(&options)).map(|table| print(table.trim_end()))
         }
+        What::Config(options) => wait_for(config::config(&options, print)),
+        What::Restart(options) => wait_for(restart::restart(&options, print)),
         What::Switchover(options) => wait_for(switchover::switchover(&options, print)),
         What::Promote(options) => {
             wait_for(promote::promote(&options, std::io::stdin().lock(), print))

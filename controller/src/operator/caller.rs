@@ -1,16 +1,29 @@
 //! An operator at the desk of a cluster: any of its controllers will do.
 
+use std::collections::BTreeMap;
+
 use dugong_machine::{Ask, Outcome, RequestNumber};
-use dugong_topology::Topology;
+use dugong_topology::{Revision, Topology};
+use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Newest};
 use super::reach::{Controller, ReachOptions, controllers};
+use crate::postgres::Here;
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
+use crate::publish::settings::{Amended, Amending, Restarting};
 use crate::run::Failure;
-use crate::store::HistoryEntry;
+use crate::store::{Edition, HistoryEntry};
+
+/// What one controller says of the settings on its instance, or why it says nothing.
+pub(super) struct Heard {
+    /// Its place among the controllers.
+    pub(super) place: usize,
+    pub(super) name: String,
+    pub(super) here: Result<Here, String>,
+}
 
 /// Who asks, and whom.
 pub(super) struct Caller {
@@ -68,6 +81,51 @@ impl Caller {
         self.send::<(), _>(&Method::DELETE, "/v1/freeze", None).await
     }
 
+    /// The settings of the cluster.
+    pub(super) async fn settings(&self) -> Result<Edition, Failure> {
+        self.send::<(), _>(&Method::GET, "/v1/settings", None).await
+    }
+
+    /// Replaces the settings that were at revision `at`, or only has that looked at.
+    pub(super) async fn amend(
+        &self,
+        at: Revision,
+        values: BTreeMap<String, String>,
+        only_check: bool,
+    ) -> Result<Amended, Failure> {
+        let amending = Amending { by: self.by.clone(), at, values, only_check };
+        self.send(&Method::PUT, "/v1/settings", Some(&amending)).await
+    }
+
+    /// What each controller says of the settings on its instance.
+    pub(super) async fn settings_here(&self) -> Vec<Heard> {
+        let asked = self.controllers.iter().enumerate().map(async |(place, controller)| {
+            let path = "/v1/settings/here";
+            let answer = client::call(controller, &Method::GET, path, Vec::new()).await;
+            let here = match answer {
+                Ok((status, body)) if status.is_success() => {
+                    serde_json::from_slice(&body).map_err(|error| error.to_string())
+                }
+                Ok((status, body)) => Err(client::refusal(status, &body)),
+                Err(error) => Err(error.to_string()),
+            };
+            Heard { place, name: controller.name.clone(), here }
+        });
+        join_all(asked).await
+    }
+
+    /// Has the server of the controller at that place restarted.
+    pub(super) async fn restart(&self, place: usize) -> Result<(), Failure> {
+        let controller = &self.controllers[place];
+        let restarting = Restarting { by: self.by.clone() };
+        let body = serde_json::to_vec(&restarting).map_err(Failure::runtime)?;
+        match client::call(controller, &Method::POST, "/v1/server/restart", body).await {
+            Ok((status, _)) if status.is_success() => Ok(()),
+            Ok((status, answer)) => Err(Failure::Runtime(client::refusal(status, &answer))),
+            Err(error) => Err(Failure::Runtime(format!("{controller}: {error}"))),
+        }
+    }
+
     /// Asks one controller after the other until one has an answer.
     async fn send<B: Serialize, A: DeserializeOwned>(
         &self,
@@ -91,7 +149,9 @@ impl Caller {
                     return Err(Failure::Runtime(client::refusal(status, &answer)));
                 }
                 // A request may have been written although no answer came: nobody else is asked.
-                Err(client::CallError::NoAnswer(lost)) if *method == Method::POST => {
+                Err(client::CallError::NoAnswer(lost))
+                    if matches!(*method, Method::POST | Method::PUT) =>
+                {
                     return Err(Failure::Runtime(format!(
                         "{controller} gave no answer ({lost}): look at `dugong status` before you ask \
                          again"
