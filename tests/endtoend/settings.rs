@@ -130,6 +130,9 @@ async fn max_connections_is_raised_and_lowered_without_a_lost_write() {
     let said = done(&cluster, &["config", "show"]).await;
     assert!(said.contains("pg-1: pending, pg-2: pending, pg-3: pending"), "{said}");
 
+    let said = done(&cluster, &["status"]).await;
+    assert!(said.contains("pg-3: max_connections waits for `dugong restart"), "{said}");
+
     let said = done(&cluster, &["restart", "--all"]).await;
 
     let place = |words: &str| said.find(words).unwrap_or_else(|| panic!("{words}: {said}"));

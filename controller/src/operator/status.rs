@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use clap::Args;
 use dugong_topology::{Member, Phase, Role, Topology};
 
+use super::caller::Caller;
 use super::client::{self, Newest};
 use super::reach::{Controller, ReachOptions, controllers};
 use super::table;
@@ -49,11 +50,34 @@ pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<()
         print(&String::from_utf8_lossy(&json));
     } else {
         print(&page(&topology));
+        for line in of_settings(&options.reach).await {
+            print(&line);
+        }
         for line in silent {
             print(&format!("no answer from the controller of {line}"));
         }
     }
     Ok(())
+}
+
+/// What waits for a restart, and who does not take the cluster's settings; nothing where it is not
+/// told, since not everybody who may look may see settings.
+async fn of_settings(reach: &ReachOptions) -> Vec<String> {
+    let Ok(caller) = Caller::of(reach) else { return Vec::new() };
+    let heard = caller.settings_here().await;
+    let here = heard.into_iter().filter_map(|heard| heard.here.ok());
+    here.flat_map(|here| {
+        let names: Vec<_> = here.pending.iter().map(|pending| pending.name.as_str()).collect();
+        let pending = (!names.is_empty()).then(|| {
+            let names = names.join(", ");
+            format!("{}: {names} waits for `dugong restart --pending`", here.instance)
+        });
+        let refused = here.refused.as_ref().map(|why| {
+            format!("{} does not take the settings of the cluster: {why}", here.instance)
+        });
+        pending.into_iter().chain(refused)
+    })
+    .collect()
 }
 
 async fn watch(

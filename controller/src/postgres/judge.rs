@@ -27,7 +27,8 @@ use super::layout::{Durability, Layout, remove_all, replace_file};
 use super::process::Spawner;
 
 /// A program that takes longer than this does not come to an end: a library may hang.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Whoever asks over HTTP waits for 10 s.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Computed only after libraries are loaded and combinations looked at; before version 15 there was
 /// nothing of that kind, and the values alone are judged.

@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dugong_controller::clock::Clock;
 use dugong_controller::config::RepairConfig;
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
-    Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
+    Advisor, Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
 };
+use dugong_controller::store::Edition;
 use dugong_machine::{
     Access, Goal, Names, Old, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal,
     StandbyView, Time, Upstream,
@@ -21,6 +23,7 @@ use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
+use tokio::sync::watch;
 use tokio_postgres::{Client, NoTls};
 
 /// The longest that anything here may take.
@@ -108,6 +111,8 @@ pub(crate) struct Instance {
     pub(crate) confirmed: Option<Time>,
     settings: Settings,
     supervised: Supervised,
+    /// What the store says of the cluster's settings.
+    pub(crate) editions: watch::Sender<Option<Arc<Edition>>>,
     /// Shared by the instances of a cluster; removed with the last of them.
     folder: Option<TempDir>,
 }
@@ -170,8 +175,8 @@ impl Instance {
     }
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
-        let supervised =
-            supervise(settings.clone(), Clock, tokio::sync::watch::channel(None).1).unwrap();
+        let (editions, newest) = watch::channel(None);
+        let supervised = supervise(settings.clone(), Clock, newest).unwrap();
         supervised.lease.send_replace(Clock.now().after(DEADLINE * 10));
         Self {
             id: settings.instance.clone(),
@@ -184,8 +189,14 @@ impl Instance {
             confirmed: None,
             settings,
             supervised,
+            editions,
             folder,
         }
+    }
+
+    /// What can be asked about its server's settings.
+    pub(crate) fn advisor(&self) -> &Advisor {
+        &self.supervised.advisor
     }
 
     /// Ends its supervision, as the end of a controller does.
@@ -223,7 +234,7 @@ impl Instance {
     }
 
     pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
-        supervise(self.settings.clone(), Clock, tokio::sync::watch::channel(None).1)
+        supervise(self.settings.clone(), Clock, watch::channel(None).1)
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -10,6 +10,7 @@ mod instance;
 mod machines;
 mod repair;
 mod service;
+mod settings;
 mod warden;
 
 use std::collections::BTreeSet;

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 
 use super::super::advisor::bound_values;
 use super::super::control::LookError;
-use super::super::data_dir::{self, StartsAs};
+use super::super::data_dir;
 use super::Supervisor;
 
 /// Between two questions to a standby that replays nothing.
@@ -23,11 +23,8 @@ impl Supervisor {
             return;
         }
         tracing::info!("the server is restarted: {why}");
-        if running.role == StartsAs::Primary {
-            self.died_in = match &*self.goals.borrow() {
-                Some(Goal::Primary(goal)) => Some(goal.life),
-                Some(_) | None => None,
-            };
+        if let Some(Goal::Primary(goal)) = &*self.goals.borrow() {
+            self.died_in = Some(goal.life);
         }
         if let Err(error) = running.postmaster.stop_fast() {
             self.trouble = Some(format!("the server cannot be told to stop: {error}"));
