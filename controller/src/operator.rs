@@ -1,5 +1,6 @@
 //! What an operator asks of a cluster: its state, its history, how to connect;
-//! another primary, and whether roles change by themselves; and whether it keeps its promises.
+//! another primary, and whether roles change by themselves; data copied anew; and whether it keeps
+//! its promises.
 
 mod caller;
 pub mod client;
@@ -10,6 +11,7 @@ pub mod history;
 pub mod init;
 pub mod promote;
 pub mod reach;
+pub mod reinit;
 pub mod restart;
 pub mod status;
 pub mod switchover;

@@ -23,6 +23,7 @@ mod copying;
 mod data_dir;
 mod diverged;
 mod floors;
+mod given_up;
 mod greeting;
 mod hba;
 mod heartbeat;
@@ -75,6 +76,7 @@ pub use floors::default_of_bound;
 pub use judge::Verdict;
 pub use mandate::Mandate;
 pub use programs::{BinError, Version, find_bin};
+pub use supervisor::GiveUp;
 
 /// Observations that wait for their reader. A slow reader slows the looks, it loses none.
 const SEEN_MAX: usize = 64;
@@ -128,6 +130,8 @@ pub struct Supervised {
     pub lease: watch::Sender<Time>,
     /// Leaves the server to the next controller, and ends the task.
     pub leave_running: oneshot::Sender<Mandate>,
+    /// An operator's word about the data.
+    pub give_up: mpsc::Sender<GiveUp>,
     /// What the controller before this one knew of the office, where it has left its server.
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
@@ -203,6 +207,7 @@ pub fn supervise(
     let (goal, goals) = watch::channel(None);
     let (lease, leased) = watch::channel(inherited.unwrap_or_default().until);
     let (leave_running, leaving) = oneshot::channel();
+    let (give_up, orders) = mpsc::channel(1);
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
     let (restarts, restart) = watch::channel(0);
     let (settings, layout, spawner) = (Arc::new(settings), Arc::new(layout), Arc::new(spawner));
@@ -228,8 +233,8 @@ pub fn supervise(
     };
     let supervisor = supervisor::Supervisor::new(settings, layout, spawner, clock, words);
     let task = tokio::spawn(async move {
-        supervisor.run(found).await;
+        supervisor.run(found, orders).await;
         drop(lock);
     });
-    Ok(Supervised { goal, lease, leave_running, inherited, seen, advisor, task })
+    Ok(Supervised { goal, lease, leave_running, give_up, inherited, seen, advisor, task })
 }

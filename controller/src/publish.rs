@@ -10,6 +10,7 @@ pub mod door;
 pub mod http;
 mod patroni;
 mod projection;
+pub mod reinit;
 mod services;
 pub mod settings;
 mod wait;

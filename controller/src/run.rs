@@ -15,7 +15,7 @@ use dugong_topology::Address;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
@@ -165,7 +165,8 @@ async fn control(config: Config) -> Result<(), Failure> {
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     tokio::spawn(service::watchdog(local_seen.clone()));
     tokio::spawn(publish::settings::measure(server.advisor.clone()));
-    let desk = desk(&config, store.clone(), topologies.clone(), server.advisor);
+    let hands = (server.advisor, server.give_up);
+    let desk = desk(&config, store.clone(), topologies.clone(), hands);
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
     let http = tokio::spawn(http::serve(door, pages, desk, admission));
@@ -211,11 +212,11 @@ fn desk(
     config: &Config,
     store: Arc<dyn Store>,
     topologies: Topologies,
-    advisor: postgres::Advisor,
+    (advisor, give_up): (postgres::Advisor, mpsc::Sender<postgres::GiveUp>),
 ) -> Desk {
     let me = config.instance.clone();
-    let settings = SettingsDesk { me, store: store.clone(), topologies, advisor };
-    Desk { store, settings: Some(settings) }
+    let settings = SettingsDesk { me: me.clone(), store: store.clone(), topologies, advisor };
+    Desk { store, settings: Some(settings), me, give_up }
 }
 
 /// Who may read and change things over HTTP.

@@ -85,7 +85,9 @@ fn desk() -> (TempDir, Desk, Admission) {
     let store = SqliteStore::open(&path, id("pg-1"), Duration::from_secs(60)).unwrap();
     let password = Credentials::generate().unwrap().superuser.password;
     let admission = Admission { password, token: None, read_token: None, certificates: false };
-    (folder, Desk { store: Arc::new(store), settings: None }, admission)
+    // Nobody looks after any data here.
+    let (give_up, _) = tokio::sync::mpsc::channel(1);
+    (folder, Desk { store: Arc::new(store), settings: None, me: id("pg-1"), give_up }, admission)
 }
 
 /// A controller's pages for the instance `me`, at the port that is returned.

@@ -23,6 +23,7 @@ mod failover;
 mod one_node;
 mod pauses;
 mod promote;
+mod reinit;
 mod repair;
 mod resume;
 mod settings;

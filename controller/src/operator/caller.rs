@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use dugong_machine::{Ask, Outcome, RequestNumber};
-use dugong_topology::{Revision, Topology};
+use dugong_topology::{Address, InstanceId, Member, Revision, Topology};
 use futures_util::future::join_all;
 use hyper::{Method, StatusCode};
+use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Newest};
-use super::reach::{Controller, ReachOptions, controllers};
+use super::reach::{Controller, ReachOptions, controllers, is_here};
 use crate::postgres::Here;
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
+use crate::publish::reinit::Reinit;
 use crate::publish::settings::{Amended, Amending, Restarting};
 use crate::run::Failure;
 use crate::store::{Edition, HistoryEntry};
@@ -124,6 +126,44 @@ impl Caller {
             Ok((status, answer)) => Err(Failure::Runtime(client::refusal(status, &answer))),
             Err(error) => Err(Failure::Runtime(format!("{controller}: {error}"))),
         }
+    }
+
+    /// Gives up the data of `member`, by a word to its own controller.
+    pub(super) async fn reinit(
+        &self,
+        member: &Member,
+        from: Option<InstanceId>,
+    ) -> Result<(), Failure> {
+        let id = member.id.clone();
+        let Some(http) = member.http.as_ref().filter(|_| member.state != "unreachable") else {
+            return Err(Failure::Runtime(format!("the controller of {id} is not there: start it")));
+        };
+        let controller = self.controller_at(http)?;
+        let asking = Reinit { by: self.by.clone(), id, from };
+        let body = serde_json::to_vec(&asking).map_err(Failure::runtime)?;
+        match client::call(&controller, &Method::POST, "/v1/reinit", body).await {
+            Ok((status, _)) if status.is_success() => Ok(()),
+            Ok((status, answer)) => Err(Failure::Runtime(client::refusal(status, &answer))),
+            Err(client::CallError::NoAnswer(lost)) => Err(Failure::Runtime(format!(
+                "{controller} gave no answer ({lost}): look at `dugong status` before you ask again"
+            ))),
+            Err(error) => Err(Failure::Runtime(format!("{controller}: {error}"))),
+        }
+    }
+
+    /// The controller that answers there, reached as the others are.
+    fn controller_at(&self, http: &Address) -> Result<Controller, Failure> {
+        let address = http.to_string();
+        let mut known = self.controllers.iter();
+        if let Some(controller) = known.clone().find(|known| known.address == address) {
+            return Ok(controller.clone());
+        }
+        let Some(like) = known.next() else { return Err(nobody("there is none")) };
+        let name = ServerName::try_from(http.host.clone()).map_err(Failure::runtime)?;
+        let tls = like.tls.as_ref().map(|(config, _)| (config.clone(), name));
+        // A token is for no wire that others hear.
+        let token = like.token.clone().filter(|_| tls.is_some() || is_here(&http.host));
+        Ok(Controller { name: address.clone(), address, tls, token })
     }
 
     /// Asks one controller after the other until one has an answer.

@@ -103,7 +103,7 @@ pub(super) fn controllers(options: &ReachOptions) -> Result<Vec<Controller>, Fai
     options.controllers.iter().map(controller).collect()
 }
 
-fn is_here(host: &str) -> bool {
+pub(super) fn is_here(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

@@ -22,6 +22,7 @@ use super::data_dir::{
     ControlFile, StartsAs, mark_standby, new_identity, read_identity, remove_source_marks,
     starts_as, write_identity,
 };
+use super::given_up;
 use super::helper::{HelperError, run_and_hear, run_helper};
 use super::making::{MakingError, Replaced, Stamp, Workshop, tell};
 use super::progress::Progress;
@@ -38,8 +39,9 @@ impl Workshop<'_> {
     ) -> Result<(), MakingError> {
         let Self { settings, layout, spawner, .. } = self;
         let data = &layout.data_new;
-        // What cannot be told is kept.
-        let forked = old == Replaced::Forked || self.may_have_forked().await.unwrap_or(true);
+        // What cannot be told is kept; and so is what somebody has given up.
+        let worth_keeping = old == Replaced::Forked || given_up::is_marked(&layout.data);
+        let forked = worth_keeping || self.may_have_forked().await.unwrap_or(true);
         let old = if forked { Replaced::Forked } else { Replaced::Prefix };
         write_passfile(settings, layout)?;
         let tablespaces = self.begin_anew(source).await?;

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::Settings;
 use super::floors::Floors;
+use super::given_up;
 use super::helper::{HelperError, run_helper};
 use super::layout::{Durability, replace_file};
 use super::making::Stamp;
@@ -64,6 +65,9 @@ pub(super) async fn examine(
             "{shown} belongs to the instance {instance}, not to {}",
             settings.instance
         ));
+    }
+    if given_up::is_marked(data) {
+        return Ok(Data::Empty);
     }
     let control = ControlFile::read(settings, spawner, data).await?;
     if control.system_identifier != identity.system_identifier {

@@ -1,6 +1,7 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
 mod anew;
+mod giving_up;
 mod restart;
 mod succession;
 
@@ -35,8 +36,10 @@ use super::{Seen, Settings};
 use crate::clock::Clock;
 
 use self::anew::Rewinds;
+use self::giving_up::asked;
 use self::succession::Left;
 
+pub use self::giving_up::GiveUp;
 pub(super) use self::succession::Inheritance;
 
 /// Between two searches for processes while none should be there.
@@ -143,7 +146,11 @@ impl Supervisor {
 
     /// Runs until nobody gives goals or reads observations any more; then nothing runs here. Or
     /// until the server shall be left running for the next controller.
-    pub(super) async fn run(mut self, found: Option<Inheritance>) {
+    pub(super) async fn run(
+        mut self,
+        found: Option<Inheritance>,
+        mut orders: mpsc::Receiver<GiveUp>,
+    ) {
         if let Err(why) = self.inherit(found) {
             tracing::warn!("the server that was left here is ended: {why}");
         }
@@ -190,6 +197,7 @@ impl Supervisor {
                 () = reader.closed() => break,
                 // Whoever could ask is gone with the controller.
                 Ok(()) = restarts.changed() => self.begin_restart("an operator has asked for it"),
+                order = asked(&mut orders) => self.give_up(order).await,
                 still = superseded(goals, goal.as_ref(), turn_begun) => if still == Owner::Gone { break },
                 () = self.turn_and_pause(goal.as_ref()) => (),
             }

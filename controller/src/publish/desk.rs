@@ -7,9 +7,11 @@
 //! | `DELETE /v1/requests/{number}` | it is withdrawn, unless it has one; which it has then |
 //! | `POST /v1/freeze` | [`Freezing`]: nothing in the record changes by itself any more |
 //! | `DELETE /v1/freeze` | it does again |
+//! | `POST /v1/reinit` | [`Reinit`](super::reinit::Reinit): the data of this very instance is given up, and copied anew |
 //! | `GET /v1/history?limit=20` | the last changes of the record ([`HistoryEntry`](crate::store::HistoryEntry)), newest first |
 //!
-//! The paths of settings are in `settings`. Any controller of the cluster will do: all of it is written into the store.
+//! The paths of settings are in `settings`. Any controller of the cluster will do, but for `/v1/reinit`: all
+//! else is written into the store.
 //!
 //! Who is listened to is said in `admission`.
 
@@ -22,11 +24,14 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use dugong_machine::{Ask, Outcome, RequestNumber};
-use dugong_topology::Freeze;
+use dugong_topology::{Freeze, InstanceId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::http::{encode, error};
+use super::reinit;
 use super::settings::{self, SettingsDesk};
+use crate::postgres::GiveUp;
 use crate::store::freeze::{Refrozen, freeze_by, try_to_refreeze};
 use crate::store::{AskError, Store, StoreError};
 
@@ -43,6 +48,9 @@ pub struct Desk {
     pub store: Arc<dyn Store>,
     /// None: there is no server beside this desk, so that nobody can judge settings.
     pub settings: Option<SettingsDesk>,
+    /// Whose controller this is, and who looks after its data.
+    pub me: InstanceId,
+    pub give_up: mpsc::Sender<GiveUp>,
 }
 
 /// The body of `POST /v1/requests`.
@@ -89,7 +97,8 @@ pub(super) fn router(desk: Desk) -> Router {
         .route("/v1/requests/{number}", get(told).delete(withdraw))
         .route("/v1/freeze", post(freeze).delete(unfreeze))
         .route("/v1/history", get(history))
-        .with_state(desk)
+        .with_state(desk.clone())
+        .merge(reinit::router(desk))
         .merge(settings)
 }
 

@@ -140,7 +140,7 @@ fn lag_bytes(snapshot: &Snapshot, presence: &Presence, depth: usize) -> Option<u
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use dugong_machine::{Declared, LagAge, Reason, StandbyLag, SystemIdentifier};
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    fn id(name: &str) -> InstanceId {
+    pub(in crate::publish) fn id(name: &str) -> InstanceId {
         name.parse().unwrap()
     }
 
@@ -157,7 +157,7 @@ mod tests {
         Some(StandbyLag { upstream_end: Lsn(upstream_end), replayed: Lsn(replayed), age })
     }
 
-    fn presence(name: &str, server: ServerState) -> Presence {
+    pub(in crate::publish) fn presence(name: &str, server: ServerState) -> Presence {
         Presence {
             id: id(name),
             postgres: Address::loopback(5000),
@@ -176,7 +176,8 @@ mod tests {
         }
     }
 
-    fn snapshot(presences: Vec<(Presence, Session)>) -> Snapshot {
+    /// pg-1 is the primary, pg-2 its sync, pg-3 an async, in generation 3.
+    pub(in crate::publish) fn snapshot(presences: Vec<(Presence, Session)>) -> Snapshot {
         let record = Record {
             cluster: "main".to_owned(),
             system_identifier: SystemIdentifier(7),

@@ -1,15 +1,17 @@
 //! Copies of other instances' data: verified before they are data.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use dugong_controller::config::CopyRate;
-use dugong_controller::postgres::{Settings, find_bin};
-use dugong_machine::{Access, Receiver, Run, Work};
-use dugong_topology::Way;
+use dugong_controller::postgres::{GiveUp, Settings, find_bin};
+use dugong_machine::{Access, Data, Goal, Receiver, Run, Upstream, Work};
+use dugong_topology::{Address, Way};
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
-use crate::instance::{Instance, as_postgres, id};
+use crate::instance::{Instance, as_postgres, cluster_of_two, id};
+use crate::repair::{kept, unchanged_file};
 
 /// PostgreSQL's programs, with a stand-in for one of them: a shell script that is given the path of
 /// the real one, `$REAL`, and of a folder that is its own, `$OWN`.
@@ -140,6 +142,78 @@ fn a_copy_that_is_held_to_a_rate_takes_its_time_and_knows_how_long() {
     });
 }
 
+/// What became of an operator's word, where whoever knows the cluster says that.
+async fn given_up(
+    instance: &mut Instance,
+    from: Option<Upstream>,
+    unneeded: Result<(), String>,
+) -> Result<(), String> {
+    let (answer, mut answered) = oneshot::channel();
+    let unneeded = Box::pin(std::future::ready(unneeded));
+    let order = GiveUp { from, unneeded, answer };
+    assert!(instance.give_up().send(order).await.is_ok(), "somebody looks after the data");
+    loop {
+        tokio::select! {
+            answer = &mut answered => return answer.unwrap(),
+            // Whoever is not listened to does not answer.
+            () = instance.next() => (),
+        }
+    }
+}
+
+#[test]
+fn data_that_is_needed_is_not_given_up_and_its_server_comes_back() {
+    as_postgres(async {
+        let (mut primary, mut standby) = cluster_of_two().await;
+        standby.until_standby("it streams", |view| view.receiver == Receiver::Streaming).await;
+        let before = standby.server.identity().cloned();
+        let refused = given_up(&mut standby, None, Err("it is the sync".to_owned())).await;
+        assert_eq!(refused, Err("it is the sync".to_owned()));
+        standby.until_standby("it streams", |view| view.receiver == Receiver::Streaming).await;
+        assert_eq!(standby.server.identity().cloned(), before);
+        let refused = given_up(&mut primary, None, Ok(())).await.unwrap_err();
+        assert!(refused.contains("a primary"), "{refused}");
+    });
+}
+
+#[test]
+fn data_that_was_given_up_is_none_until_it_is_copied_whatever_ends_meanwhile() {
+    as_postgres(async {
+        let (primary, mut standby) = cluster_of_two().await;
+        standby.until_standby("it streams", |view| view.receiver == Receiver::Streaming).await;
+        let file = unchanged_file(&standby);
+        // Whom nobody can copy: the first attempt fails, and the next is by the machine's choice.
+        let nobody = Upstream { address: Address::loopback(1), ..primary.upstream() };
+        given_up(&mut standby, Some(nobody), Ok(())).await.unwrap();
+        standby.until("it has no data", |server| server.data == Data::Empty).await;
+        assert_eq!(unchanged_file(&standby), file, "which is there as it was");
+        standby.want(Goal::Initialised);
+        standby
+            .until("nothing is made of it", |server| {
+                let why = server.trouble.as_deref().unwrap_or_default();
+                server.data == Data::Empty && why.contains("was given up")
+            })
+            .await;
+
+        let mut standby = standby.end().await.resume();
+        standby.until("it has no data", |server| server.data == Data::Empty).await;
+        standby.want(standby.copy_goal(&primary, 1));
+        standby
+            .until("the chosen one cannot be copied", |server| {
+                let why = server.trouble.as_deref().unwrap_or_default();
+                server.data == Data::Empty && why.contains("no copy could be made of")
+            })
+            .await;
+        standby.until("it is copied", |server| server.identity().is_some()).await;
+        assert_ne!(unchanged_file(&standby), file);
+        let kept: Vec<_> = kept(&standby);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert_eq!(fs::metadata(kept[0].join("base/1/2608")).unwrap().ino(), file);
+        standby.standby(Some(&primary));
+        standby.until_standby("it streams", |view| view.receiver == Receiver::Streaming).await;
+    });
+}
+
 /// A primary that has made its tables in a tablespace at `folder`. That is one path, and this is one
 /// machine: all others have only copies of it.
 pub(crate) async fn with_tablespace(folder: &TempDir) -> Instance {
@@ -164,7 +238,8 @@ fn a_tablespace_is_copied_to_a_place_of_its_own_and_goes_with_the_data() {
         primary.client().await.batch_execute(table).await.unwrap();
         let machine = |settings: &mut Settings| settings.repair.keep_diverged = 1;
         let mut standby = Instance::on_machine("pg-2", &primary.credentials.clone(), machine).await;
-        for making in 1..=3 {
+        // The newest copy, and what is kept of the one before.
+        for (making, places) in [(1, 1), (2, 2), (3, 2)] {
             standby.copy_of(&primary, making).await;
             standby.standby(Some(&primary));
             standby.until_standby("it streams", |v| v.receiver == Receiver::Streaming).await;
@@ -178,8 +253,9 @@ fn a_tablespace_is_copied_to_a_place_of_its_own_and_goes_with_the_data() {
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let (copies, others): (Vec<_>, Vec<_>) =
                 names.partition(|name| name.starts_with("dugong.pg-2."));
-            assert_eq!(copies.len(), 1, "{copies:?}");
+            assert_eq!(copies.len(), places, "{copies:?}");
             assert_eq!(others.len(), 1, "what the primary has is left alone: {others:?}");
+            given_up(&mut standby, None, Ok(())).await.unwrap();
         }
     });
 }

@@ -11,7 +11,7 @@ use dugong_controller::clock::Clock;
 use dugong_controller::config::RepairConfig;
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
-    Advisor, Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
+    Advisor, GiveUp, Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
 };
 use dugong_controller::store::Edition;
 use dugong_machine::{
@@ -23,7 +23,7 @@ use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_postgres::{Client, NoTls};
 
 /// The longest that anything here may take.
@@ -216,6 +216,11 @@ impl Instance {
         drop((goal, seen));
         task.await.unwrap();
         Ended { settings, folder }
+    }
+
+    /// An operator's word about its data.
+    pub(crate) fn give_up(&self) -> &mpsc::Sender<GiveUp> {
+        &self.supervised.give_up
     }
 
     /// Where it lies, and what else it was told.

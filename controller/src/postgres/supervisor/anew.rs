@@ -5,6 +5,7 @@ use dugong_topology::Way;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
+use super::super::given_up;
 use super::super::making::{MakingError, Replaced, Stamp, Workshop};
 use super::super::progress::Progress;
 use super::super::rewind::Reused;
@@ -53,6 +54,14 @@ impl Supervisor {
             ));
             return Run::Down;
         }
+        if given_up::is_marked(&self.layout.data) {
+            let path = self.layout.data.display();
+            self.trouble = Some(format!(
+                "{path} was given up to be copied anew, and there is no cluster to copy: bring the \
+                 store back that knows it, or remove that directory"
+            ));
+            return Run::Down;
+        }
         if self.copies.must_wait() {
             return Run::Down;
         }
@@ -73,6 +82,8 @@ impl Supervisor {
         }
         self.searched = None;
         let primary = match old {
+            // An operator wants a copy, whatever could be made of it.
+            Old::GivenUp { .. } if given_up::is_marked(&self.layout.data) => None,
             Old::GivenUp { primary } if self.rewinds.may_try(stamp.making) => Some(primary),
             Old::GivenUp { .. } | Old::Untouched => None,
         };
@@ -92,8 +103,16 @@ impl Supervisor {
         } else {
             Replaced::Prefix
         };
+        let chosen = given_up::chosen(&layout.data);
+        let source = chosen.as_ref().unwrap_or(source);
         let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
         let made = self.watch(copying, &heard).await;
+        if made.is_err()
+            && chosen.is_some()
+            && let Err(error) = given_up::mark(&layout.data, None)
+        {
+            tracing::warn!(%error, "whom to copy cannot be changed");
+        }
         self.made(made, "copy").await
     }
 
