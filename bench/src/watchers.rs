@@ -149,7 +149,10 @@ impl Server {
                 let password = Credentials::generate()?.superuser.password;
                 let admission =
                     Admission { password, token: None, read_token: None, certificates: false };
-                let desk = Desk { store: Arc::new(store), settings: None };
+                // Nobody looks after any data here.
+                let (give_up, _) = mpsc::channel(1);
+                let (store, settings) = (Arc::new(store), None);
+                let desk = Desk { store, settings, me: me.clone(), give_up };
                 let door = Door::open(listener, None)?;
                 let (_, local) = watch::channel(Local::default());
                 let metrics = metrics.clone();
