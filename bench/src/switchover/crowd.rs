@@ -145,7 +145,8 @@ impl One {
                 let words =
                     error.as_db_error().map_or_else(|| error.to_string(), |e| e.to_string());
                 told.broken.push(words);
-                return false;
+                // A client that left its transaction open would hold up the drain.
+                return client.batch_execute("rollback").await.is_ok();
             }
         }
         match client.batch_execute("commit").await {
