@@ -31,6 +31,8 @@ mod store;
 mod switchover;
 mod warden;
 
+use std::io::Write;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use dugong_tests::{Cluster, Instance, Report, Writer, kill};
@@ -52,6 +54,23 @@ fn making(instance: &Instance) -> u64 {
         std::fs::read(instance.data().join("dugong.identity.json")).expect("it has data");
     let identity: serde_json::Value = serde_json::from_slice(&identity).expect("it is JSON");
     identity["making"].as_u64().expect("data knows its making")
+}
+
+/// An operator's command, with what is typed when it asks.
+fn answered(cluster: &Cluster, subcommand: &str, arguments: &[&str], typed: &str) -> Output {
+    let mut command = cluster.command(subcommand);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("dugong can be started");
+    let mut stdin = child.stdin.take().expect("it has a standard input");
+    // Who is refused before it is asked does not listen.
+    let _ = stdin.write_all(typed.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("a child can be waited for")
+}
+
+/// All that a command has said.
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// The connection string of one instance's own server, past the proxy.

@@ -1,27 +1,15 @@
 //! The operator's override: a cluster that rightly waits is made to go on.
 
-use std::io::Write;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use dugong_tests::{Cluster, Writer, kill, pause, resume};
 use dugong_topology::{Role, Topology};
 
-use crate::{SOON, nothing_is_lost, written_to};
+use crate::{SOON, answered, nothing_is_lost, words, written_to};
 
 /// `dugong promote …`, with what is typed when it asks.
 fn promote(cluster: &Cluster, arguments: &[&str], typed: &str) -> Output {
-    let mut command = cluster.command("promote");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("dugong can be started");
-    let mut stdin = child.stdin.take().expect("it has a standard input");
-    // Who is refused before it is asked does not listen.
-    let _ = stdin.write_all(typed.as_bytes());
-    drop(stdin);
-    child.wait_with_output().expect("a child can be waited for")
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    answered(cluster, "promote", arguments, typed)
 }
 
 fn primary(topology: &Topology) -> Option<&str> {

@@ -1,29 +1,17 @@
 //! The operator gives up the data of a standby: it is copied anew, whatever dies meanwhile.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Output, Stdio};
 
 use dugong_tests::{Cluster, Instance, Writer, eventually, kill};
 use dugong_topology::Role;
 
-use crate::{SOON, nothing_is_lost};
+use crate::{SOON, answered, nothing_is_lost, words};
 
 /// `dugong reinit …`, with what is typed when it asks.
 fn reinit(cluster: &Cluster, arguments: &[&str], typed: &str) -> Output {
-    let mut command = cluster.command("reinit");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("dugong can be started");
-    let mut stdin = child.stdin.take().expect("it has a standard input");
-    // Who is refused before it is asked does not listen.
-    let _ = stdin.write_all(typed.as_bytes());
-    drop(stdin);
-    child.wait_with_output().expect("a child can be waited for")
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    answered(cluster, "reinit", arguments, typed)
 }
 
 /// A file that nobody changes: a copy of the data has another one.
