@@ -1,18 +1,16 @@
 //! How long writes pause in a switchover under load, beside the promotion floor of the same run.
 
-mod crowd;
-
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use dugong_tests::{Cluster, connect};
+use dugong_tests::Cluster;
+use dugong_tests::crowd::{self, Crowd, Told};
 use dugong_topology::{InstanceId, Role};
 use tokio::time::Instant;
 
 use crate::failover::floor;
 use crate::report::Spread;
-use crowd::{Crowd, Told};
 
 /// What is measured.
 #[derive(Args)]
@@ -42,7 +40,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut floors = Spread::default();
     let cluster = Cluster::start().await;
     cluster.whole().await;
-    let crowd = Crowd::start(&cluster.dsn(&[]), options.clients).await?;
+    let crowd = Crowd::start(&cluster.dsn(&[]), options.clients).await;
     let every = options.times.div_ceil(options.floors.max(1)).max(1);
     let mut windows = Vec::new();
     for number in 0..options.times {
@@ -56,7 +54,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         windows.push(window);
     }
     let told = crowd.ends().await;
-    let lost = lost(&cluster, &told).await?;
+    let lost = crowd::lost(&cluster.dsn(&[]), &told).await;
     report(options, &floors, &windows, &told);
     ensure!(lost.is_empty(), "acknowledged transactions are lost: {lost:?}");
     let broken: usize = told.iter().map(|told| told.broken.len()).sum();
@@ -67,7 +65,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
     let former = cluster.with_role(Role::Primary);
-    let made = making(&former)?;
+    let made = former.making();
     let from = Instant::now();
     let mut command = tokio::process::Command::from(cluster.command("switchover"));
     let output = command.output().await.context("dugong can be started")?;
@@ -75,29 +73,8 @@ async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
     let topology = cluster.whole().await;
     let last = topology.asyncs.last().map(|member| &member.id);
     ensure!(last == Some(&former.id), "the former primary is not the last async: {last:?}");
-    let same_data = making(&former)? == made;
+    let same_data = former.making() == made;
     Ok(Window { from, to: Instant::now(), former: former.id, same_data })
-}
-
-/// How often the data of an instance was made anew.
-fn making(instance: &dugong_tests::Instance) -> anyhow::Result<u64> {
-    let text = std::fs::read(instance.data().join("dugong.identity.json"))?;
-    let identity: serde_json::Value = serde_json::from_slice(&text)?;
-    identity["making"].as_u64().context("data knows its making")
-}
-
-/// What was acknowledged, and is not there.
-async fn lost(cluster: &Cluster, told: &[Told]) -> anyhow::Result<Vec<(usize, i64)>> {
-    let client = connect(&cluster.dsn(&[])).await.map_err(anyhow::Error::msg)?;
-    let mut lost = Vec::new();
-    for (number, told) in told.iter().enumerate() {
-        let of = i32::try_from(number)?;
-        let rows = client.query("select n from done where client = $1", &[&of]).await?;
-        let there: std::collections::HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let gone = told.acknowledged.iter().filter(|(n, _)| !there.contains(n));
-        lost.extend(gone.map(|(n, _)| (number, *n)));
-    }
-    Ok(lost)
 }
 
 fn report(options: &Options, floors: &Spread, windows: &[Window], told: &[Told]) {

@@ -272,6 +272,7 @@ fn snapshot(revision: u64) -> Snapshot {
         upstream: at.checked_sub(1).map(|up| ids[up].clone()),
         lag: None,
         making: None,
+        drains: false,
         hands_over: None,
         note: None,
     };

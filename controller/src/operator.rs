@@ -13,6 +13,7 @@ pub mod promote;
 pub mod reach;
 pub mod reinit;
 pub mod restart;
+pub mod schedule;
 pub mod status;
 pub mod switchover;
 mod table;

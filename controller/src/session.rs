@@ -216,6 +216,7 @@ mod tests {
             upstream: None,
             lag: None,
             making: None,
+            drains: false,
             hands_over: None,
             note: None,
         }

@@ -191,6 +191,7 @@ fn why(topology: Option<&Topology>) -> String {
     match (topology.phase, &topology.primary) {
         (Phase::Unformed, _) => "the cluster is not formed yet".to_owned(),
         (Phase::CatchingUp, _) => "the primary's sync has not caught up yet".to_owned(),
+        (Phase::HandingOver, _) => "the primary hands over to another one".to_owned(),
         (Phase::NoPrimary, Some(primary)) => format!("the primary {} is not running", primary.id),
         (Phase::NoPrimary | Phase::ReadWrite, None) => "there is no primary".to_owned(),
         (Phase::ReadWrite, Some(primary)) => match &primary.address {

@@ -67,6 +67,8 @@ pub enum Awaited {
 
 const TRANSACTION: &str = "An open transaction is rolled back, unless its commit was under way: \
                            then its outcome is unknown.";
+const BETWEEN: &str = "No transaction was open: what was committed is kept, and what was sent after \
+                       it was not executed.";
 const RECONNECT: &str = "Connect again: new connections lead to the right server.";
 const ENCRYPT: &str = "Connect with sslmode=require or a stronger one.";
 const BOUND: &str = "Its password's proof would be bound to the proxy's certificate, and the server \
@@ -87,6 +89,9 @@ impl SessionError {
             Self::HeldFull { .. } => (SqlState::TOO_MANY_CONNECTIONS, None, Some(RETRY)),
             Self::HoldTimeout { .. } | Self::NoReplica => {
                 (SqlState::CANNOT_CONNECT_NOW, None, Some(RETRY))
+            }
+            Self::Leave(Leave::HandsOver { .. }) => {
+                (SqlState::ADMIN_SHUTDOWN, Some(BETWEEN), Some(RECONNECT))
             }
             Self::Leave(_) | Self::ServerLost { .. } => {
                 (SqlState::ADMIN_SHUTDOWN, Some(TRANSACTION), Some(RECONNECT))

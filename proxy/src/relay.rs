@@ -47,6 +47,11 @@ pub trait Observer {
 
     /// The next bytes of the server's stream, before the client has them.
     fn arrived(&mut self, bytes: &[u8]);
+
+    /// Whether it wants the relay to end before more bytes come.
+    fn wants_end(&self) -> bool {
+        false
+    }
 }
 
 impl<O: Observer> Observer for Option<O> {
@@ -129,7 +134,8 @@ impl Relay {
         relay
     }
 
-    /// Moves bytes until one side has ended. May be dropped at any time.
+    /// Moves bytes until one side has ended, or the observer wants it: then there is no reason. May
+    /// be dropped at any time.
     ///
     /// A client that closes only its sending half still gets the rest of what the server says.
     pub async fn run<C, S>(
@@ -137,7 +143,7 @@ impl Relay {
         client: &mut C,
         server: &mut S,
         observer: &mut impl Observer,
-    ) -> Ended
+    ) -> Option<Ended>
     where
         C: AsyncRead + AsyncWrite + Unpin,
         S: AsyncRead + AsyncWrite + Unpin,
@@ -153,7 +159,7 @@ impl Relay {
                         upwards_done = Pin::new(&mut *server).poll_shutdown(cx).is_ready();
                     }
                     Poll::Ready(Err(Broken::Reading(error))) => {
-                        return Poll::Ready(Ended::ClientFailed(error));
+                        return Poll::Ready(Some(Ended::ClientFailed(error)));
                     }
                     // The server takes no more, but what it said last is still to be read.
                     Poll::Ready(Err(Broken::Writing(_))) => upwards_done = true,
@@ -162,11 +168,15 @@ impl Relay {
             }
             let downwards =
                 self.to_client.poll(cx, server, client, |bytes| observer.arrived(bytes));
-            Poll::Ready(match ready!(downwards) {
-                Ok(()) | Err(Broken::Reading(_)) if client_closed => Ended::ByClient,
-                Ok(()) => Ended::ServerClosed,
-                Err(Broken::Reading(error)) => Ended::ServerFailed(error),
-                Err(Broken::Writing(error)) => Ended::ClientFailed(error),
+            Poll::Ready(match downwards {
+                Poll::Pending if observer.wants_end() => None,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(()) | Err(Broken::Reading(_))) if client_closed => {
+                    Some(Ended::ByClient)
+                }
+                Poll::Ready(Ok(())) => Some(Ended::ServerClosed),
+                Poll::Ready(Err(Broken::Reading(error))) => Some(Ended::ServerFailed(error)),
+                Poll::Ready(Err(Broken::Writing(error))) => Some(Ended::ClientFailed(error)),
             })
         })
         .await

@@ -14,7 +14,6 @@
 //! Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001).
 
 mod choice;
-mod questions;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -25,7 +24,6 @@ use dugong_topology::InstanceId;
 
 use crate::metrics;
 use crate::replicas::choice::Candidate;
-use crate::replicas::questions::Questions;
 use crate::route::{Seat, Target};
 
 /// For how long a standby is left out after its first refusal; doubled with each one that follows.
@@ -96,8 +94,7 @@ impl Work {
 #[derive(Debug)]
 pub struct Claim {
     work: Arc<Work>,
-    questions: Questions,
-    is_busy: bool,
+    waits: bool,
 }
 
 impl Replicas {
@@ -129,9 +126,8 @@ impl Replicas {
     pub fn claim(&self, id: &InstanceId) -> Claim {
         let work = Arc::clone(&self.known().entry(id.clone()).or_default().work);
         work.sessions.fetch_add(1, Relaxed);
-        let mut claim = Claim { work, questions: Questions::default(), is_busy: false };
-        claim.note();
-        claim
+        work.add_busy(1);
+        Claim { work, waits: true }
     }
 
     /// `id` took a client.
@@ -197,31 +193,17 @@ impl Known {
 }
 
 impl Claim {
-    /// The next bytes that the client sent, after its startup packet.
-    pub fn asked(&mut self, bytes: &[u8]) {
-        self.questions.asked(bytes);
-        self.note();
-    }
-
-    /// The standby has said so often that it waits for the client.
-    pub fn answered(&mut self, answers: u32) {
-        if answers > 0 {
-            self.questions.answered(answers);
-            self.note();
-        }
-    }
-
-    fn note(&mut self) {
-        let is_busy = self.questions.are_open();
-        if std::mem::replace(&mut self.is_busy, is_busy) != is_busy {
-            self.work.add_busy(if is_busy { 1 } else { -1 });
+    /// Whether the client waits for an answer.
+    pub fn note(&mut self, waits: bool) {
+        if std::mem::replace(&mut self.waits, waits) != waits {
+            self.work.add_busy(if waits { 1 } else { -1 });
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.is_busy {
+        if self.waits {
             self.work.add_busy(-1);
         }
         self.work.sessions.fetch_sub(1, Relaxed);

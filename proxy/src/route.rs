@@ -92,13 +92,35 @@ pub enum Leave {
     NoStandby { id: InstanceId, generation: Generation },
     #[error("{id} moved from {from} to {to} (generation {generation})")]
     Moved { id: InstanceId, from: Address, to: Address, generation: Generation },
+    #[error("{id} hands over to another primary, as planned (generation {generation})")]
+    HandsOver { id: InstanceId, generation: Generation },
 }
 
-/// Whether a session on `target` must end under `topology`, and why.
+/// When a session must leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parting {
+    AtOnce(Leave),
+    /// As soon as its client is between two transactions: nothing is broken off.
+    BetweenTransactions(Leave),
+}
+
+/// Whether a session on `target` must end under `topology`, and when.
 ///
 /// Not because its server lags, looks unhealthy or is catching up: those pass, and new connections
 /// go elsewhere meanwhile.
-pub fn leave(target: &Target, topology: &Topology) -> Option<Leave> {
+pub fn parting(target: &Target, topology: &Topology) -> Option<Parting> {
+    if let Some(leave) = leave(target, topology) {
+        return Some(Parting::AtOnce(leave));
+    }
+    let hands_over = target.seat == Seat::Primary && topology.phase == Phase::HandingOver;
+    hands_over.then(|| {
+        let (id, generation) = (target.id.clone(), topology.generation);
+        Parting::BetweenTransactions(Leave::HandsOver { id, generation })
+    })
+}
+
+/// Whether a server is no longer what a connection relies on it to be, and why.
+fn leave(target: &Target, topology: &Topology) -> Option<Leave> {
     let generation = topology.generation;
     let id = target.id.clone();
     let primary = topology.primary.as_ref();

@@ -13,9 +13,11 @@ pub mod binding;
 pub mod dial;
 pub mod farewell;
 pub mod follower;
+mod questions;
 pub mod tracker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use dugong_topology::Topology;
 use tokio::net::TcpStream;
@@ -31,7 +33,7 @@ use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
 use crate::relay::session::{Session, Terms};
 use crate::relay::{Ended, Observer, Relay};
-use crate::route::{self, Leave, Target};
+use crate::route::{self, Leave, Parting, Target};
 use crate::runtime::Shared;
 use crate::session::binding::{Guard, WouldBind};
 use crate::session::dial::{Binding, Server};
@@ -194,14 +196,17 @@ async fn relay(
     let Terms { listener, target, follower, .. } = terms;
     follower.arrived(&spoken);
     let mut relay = Relay::new(spoken, metrics::byte_counters(*listener));
+    let seats = shared.topologies.seats.clone();
+    let leaves = AtomicBool::new(false);
+    let mut leaving = Leaving { follower: &mut *follower, leaves: &leaves };
     let running = async {
         match (&*client, binding) {
             // Only who sees a certificate can bind to it.
             (Stream::Tls(_), Binding::Withheld) => {
-                relay.run(&mut Guard::new(client), &mut server, follower).await
+                relay.run(&mut Guard::new(client), &mut server, &mut leaving).await
             }
             (Stream::Tls(_) | Stream::Plain(_), _) => {
-                relay.run(client, &mut server, follower).await
+                relay.run(client, &mut server, &mut leaving).await
             }
         }
     };
@@ -209,14 +214,17 @@ async fn relay(
     // The relay may lose at any await: what the client did not take yet stays in its buffer.
     let why = tokio::select! {
         biased;
-        leave = must_leave(target, shared.topologies.seats.clone()) => SessionError::Leave(leave),
+        leave = must_leave(target, seats.clone(), &leaves) => SessionError::Leave(leave),
         () = shared.shutdown.reached(Stage::Ending) => SessionError::ShuttingDown,
-        ended = running => {
-            match outcome(ended, heard(follower), target) {
-                Ok(reason) => return Ok(reason),
-                Err(error) => error,
+        ended = running => match ended.map(|ended| outcome(ended, heard(follower), target)) {
+            Some(Ok(reason)) => return Ok(reason),
+            Some(Err(error)) => error,
+            None => {
+                let generation = seats.borrow().as_ref().map(|topology| topology.generation);
+                let generation = generation.unwrap_or_default();
+                SessionError::Leave(Leave::HandsOver { id: target.id.clone(), generation })
             }
-        }
+        },
     };
     drop(server);
     if !heard(follower).is_some_and(Tracker::at_boundary) {
@@ -258,11 +266,39 @@ pub fn outcome(
     }
 }
 
-/// Waits until the topology says that a session must leave its server.
-async fn must_leave(target: &Target, mut seats: watch::Receiver<Option<Arc<Topology>>>) -> Leave {
+/// Follows the server, and ends the relay between two transactions where that is wanted.
+struct Leaving<'a> {
+    follower: &'a mut Option<Follower>,
+    leaves: &'a AtomicBool,
+}
+
+impl Observer for Leaving<'_> {
+    fn asked(&mut self, bytes: &[u8]) {
+        self.follower.asked(bytes);
+    }
+
+    fn arrived(&mut self, bytes: &[u8]) {
+        self.follower.arrived(bytes);
+    }
+
+    fn wants_end(&self) -> bool {
+        self.leaves.load(Relaxed)
+            && self.follower.as_ref().is_some_and(Follower::is_between_transactions)
+    }
+}
+
+/// Waits until the topology says that a session must leave its server at once. `leaves`: whether it
+/// is to leave when it can.
+async fn must_leave(
+    target: &Target,
+    mut seats: watch::Receiver<Option<Arc<Topology>>>,
+    leaves: &AtomicBool,
+) -> Leave {
     loop {
         let topology = seats.borrow_and_update().clone();
-        if let Some(leave) = topology.and_then(|topology| route::leave(target, &topology)) {
+        let parting = topology.and_then(|topology| route::parting(target, &topology));
+        leaves.store(matches!(parting, Some(Parting::BetweenTransactions(_))), Relaxed);
+        if let Some(Parting::AtOnce(leave)) = parting {
             return leave;
         }
         if seats.changed().await.is_err() {

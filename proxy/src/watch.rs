@@ -33,7 +33,7 @@ use crate::watch::source::{Heard, Push};
 pub struct Topologies {
     /// Changes with every newer document; none before the first.
     pub newest: watch::Receiver<Option<Arc<Topology>>>,
-    /// Changes only when an instance gets another seat or address.
+    /// Changes only when an instance gets another seat or address, or its clients are to leave it.
     pub seats: watch::Receiver<Option<Arc<Topology>>>,
 }
 
@@ -219,6 +219,8 @@ impl Board {
             }
         }
         let seats_changed = before.map(seats) != Some(seats(&topology));
+        let hands_over = |topology: &Topology| topology.phase == Phase::HandingOver;
+        let leave_changed = before.is_some_and(hands_over) != hands_over(&topology);
         let phase_changed = before.map(|before| before.phase) != Some(topology.phase);
         if seats_changed || phase_changed {
             tracing::info!("topology {}: {}", topology.version(), describe(&topology));
@@ -226,7 +228,7 @@ impl Board {
             tracing::debug!("topology {}", topology.version());
         }
         self.newest.send_replace(Some(Arc::clone(&topology)));
-        if seats_changed {
+        if seats_changed || leave_changed {
             self.seats.send_replace(Some(topology));
         }
     }
@@ -325,14 +327,19 @@ mod tests {
     }
 
     #[test]
-    fn sessions_wake_only_when_a_seat_or_an_address_changes() {
+    fn sessions_wake_only_when_they_may_have_to_leave() {
         let (mut board, mut seen) = Board::new();
+        let handing_over =
+            |revision| Topology { phase: Phase::HandingOver, ..document("main", 4, revision, 2) };
         #[rustfmt::skip]
         let cases = [
             ("the first",               document("main", 3, 10, 1),  true),
             ("another revision",        document("main", 3, 11, 1),  false),
             ("another generation",      document("main", 4, 12, 1),  false),
             ("another address",         document("main", 4, 13, 2),  true),
+            ("it hands over",           handing_over(14),            true),
+            ("it still does",           handing_over(15),            false),
+            ("it does not any more",    document("main", 4, 16, 2),  true),
         ];
         for (what, topology, expected) in cases {
             assert_eq!(board.judge(topology), Verdict::Believed, "{what}");

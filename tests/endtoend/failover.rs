@@ -3,7 +3,7 @@
 use dugong_tests::{Cluster, Instance, Writer, connect, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Role};
 
-use crate::{SOON, direct_dsn, kill_all_of, making, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, kill_all_of, nothing_is_lost, written_to};
 
 fn kill_postmaster(instance: &Instance) {
     kill(instance.postmaster().expect("the server runs"));
@@ -102,7 +102,7 @@ const ACROSS_A_BOUNDARY: &str =
 async fn the_primary_between_two_segments_of_its_wal() {
     let (cluster, writer) = written_to().await;
     let (before, old) = (cluster.whole().await, cluster.with_role(Role::Primary));
-    let makings = || ["pg-2", "pg-3"].map(|id| making(&cluster.instance(&id.parse().unwrap())));
+    let makings = || ["pg-2", "pg-3"].map(|id| cluster.instance(&id.parse().unwrap()).making());
     let made = makings();
     let first = writer.stop().await;
     let last = connect(&direct_dsn(&cluster, &cluster.with_role(Role::Async))).await.unwrap();
@@ -150,7 +150,7 @@ fn segments(instance: &Instance) -> usize {
 async fn the_primary_in_the_middle_of_a_very_long_record() {
     let (cluster, writer) = written_to().await;
     let (before, old) = (cluster.whole().await, cluster.with_role(Role::Primary));
-    let makings = || ["pg-2", "pg-3"].map(|id| making(&cluster.instance(&id.parse().unwrap())));
+    let makings = || ["pg-2", "pg-3"].map(|id| cluster.instance(&id.parse().unwrap()).making());
     let (made, last) = (makings(), cluster.with_role(Role::Async));
     let there = segments(&last);
     let client = connect(&cluster.dsn(&[])).await.unwrap();

@@ -48,14 +48,6 @@ async fn written_to() -> (Cluster, Writer) {
     (cluster, writer)
 }
 
-/// How often the instance's data was made anew.
-fn making(instance: &Instance) -> u64 {
-    let identity =
-        std::fs::read(instance.data().join("dugong.identity.json")).expect("it has data");
-    let identity: serde_json::Value = serde_json::from_slice(&identity).expect("it is JSON");
-    identity["making"].as_u64().expect("data knows its making")
-}
-
 /// An operator's command, with what is typed when it asks.
 fn answered(cluster: &Cluster, subcommand: &str, arguments: &[&str], typed: &str) -> Output {
     let mut command = cluster.command(subcommand);

@@ -1,7 +1,6 @@
 //! The operator gives up the data of a standby: it is copied anew, whatever dies meanwhile.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::process::{Output, Stdio};
 
 use dugong_tests::{Cluster, Instance, Writer, eventually, kill};
@@ -12,11 +11,6 @@ use crate::{SOON, answered, nothing_is_lost, words};
 /// `dugong reinit …`, with what is typed when it asks.
 fn reinit(cluster: &Cluster, arguments: &[&str], typed: &str) -> Output {
     answered(cluster, "reinit", arguments, typed)
-}
-
-/// A file that nobody changes: a copy of the data has another one.
-fn unchanged_file(instance: &Instance) -> Option<u64> {
-    fs::metadata(instance.data().join("base/1/2608")).ok().map(|file| file.ino())
 }
 
 /// How many data directories are kept.
@@ -32,7 +26,7 @@ async fn an_asyncs_data_is_given_up_and_copied_anew_and_nobody_elses() {
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     let [primary, sync, last] =
         [Role::Primary, Role::Sync, Role::Async].map(|role| cluster.with_role(role));
-    let file = unchanged_file(&last);
+    let file = last.unchanged_file();
     let last_id = last.id.to_string();
     for (id, next_step) in [
         (primary.id.as_str(), "hand its office over first"),
@@ -52,12 +46,12 @@ async fn an_asyncs_data_is_given_up_and_copied_anew_and_nobody_elses() {
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
         assert!(words(&refused).contains(why), "{}", words(&refused));
     }
-    assert_eq!(unchanged_file(&last), file, "nothing has changed");
+    assert_eq!(last.unchanged_file(), file, "nothing has changed");
 
     let output = reinit(&cluster, &[&last_id], &format!("{last_id}\n"));
     println!("{}", words(&output));
     assert!(output.status.success(), "{output:?}");
-    let second = unchanged_file(&last);
+    let second = last.unchanged_file();
     assert_ne!(second, file, "it was copied");
     assert_eq!(kept(&last), 1, "the old data is kept");
 
@@ -65,7 +59,7 @@ async fn an_asyncs_data_is_given_up_and_copied_anew_and_nobody_elses() {
     let output = reinit(&cluster, &[&[last_id.as_str()][..], &from].concat(), "");
     println!("{}", words(&output));
     assert!(output.status.success(), "{output:?}");
-    assert_ne!(unchanged_file(&last), second, "it was copied again");
+    assert_ne!(last.unchanged_file(), second, "it was copied again");
     assert_eq!(kept(&last), 2, "as `dugong up` was told");
     cluster.whole().await;
     writer.goes_on(20, SOON).await;
@@ -78,7 +72,7 @@ async fn a_controller_that_dies_meanwhile_does_not_take_the_word_along() {
     let cluster = Cluster::start().await;
     let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
     let last = cluster.with_role(Role::Async);
-    let file = unchanged_file(&last);
+    let file = last.unchanged_file();
     let mut command = cluster.command("reinit");
     let silent = command.args([last.id.as_str(), "--yes"]).stdout(Stdio::null());
     let mut child = silent.stderr(Stdio::null()).spawn().expect("dugong can be started");
@@ -91,7 +85,7 @@ async fn a_controller_that_dies_meanwhile_does_not_take_the_word_along() {
     // Whatever it has seen of that: the word counts.
     let _ = child.kill();
     child.wait().expect("a child can be waited for");
-    eventually("it has another copy", SOON, async || match unchanged_file(&last) {
+    eventually("it has another copy", SOON, async || match last.unchanged_file() {
         now if now.is_some() && now != file => Ok(()),
         now => Err(format!("{now:?}")),
     })

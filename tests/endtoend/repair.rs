@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use dugong_tests::{
@@ -14,7 +14,7 @@ use dugong_topology::{Address, InstanceId, Role, Topology};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::{SOON, direct_dsn, making, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, nothing_is_lost, written_to};
 
 /// How data may be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +80,6 @@ async fn forked(cluster: &Cluster) -> Instance {
     primary
 }
 
-/// A file that nobody changes: a copy of the data has another one.
-fn unchanged_file(instance: &Instance) -> u64 {
-    fs::metadata(instance.data().join("base/1/2608")).expect("it has data").ino()
-}
-
 /// How often data was made anew by a rewind, as a prefix, and by a copy, since the instance's
 /// controller began.
 async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
@@ -126,12 +121,12 @@ async fn has_what_the_others_have(cluster: &Cluster, instance: &Instance) {
 #[tokio::test]
 async fn a_primary_with_writes_of_its_own_comes_back_by_a_rewind() {
     let (cluster, writer) = written_to().await;
-    let file = unchanged_file(&cluster.with_role(Role::Primary));
+    let file = cluster.with_role(Role::Primary).unchanged_file();
     let former = forked(&cluster).await;
     writer.goes_on(50, SOON).await;
     cluster.whole().await;
     assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
-    assert_eq!(unchanged_file(&former), file, "it was not copied");
+    assert_eq!(former.unchanged_file(), file, "it was not copied");
     assert_eq!(made(&cluster, &former).await, [1, 0, 0]);
     has_what_the_others_have(&cluster, &former).await;
     nothing_is_lost(writer).await;
@@ -277,11 +272,11 @@ async fn a_copy_that_finds_no_room_is_not_begun_and_says_how_much_it_needs() {
     };
     let topology = cluster.until("it says that there is no room", says).await;
     println!("{}", note(&topology, &id));
-    assert_eq!(making(&former), 1, "what it has is untouched");
+    assert_eq!(former.making(), 1, "what it has is untouched");
     writer.goes_on(20, SOON).await;
     cluster.disk().free();
     cluster.whole().await;
-    assert_eq!(making(&former), 2);
+    assert_eq!(former.making(), 2);
     has_what_the_others_have(&cluster, &former).await;
     nothing_is_lost(writer).await;
 }

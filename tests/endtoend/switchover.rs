@@ -3,10 +3,11 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use dugong_tests::crowd::{self, Crowd};
 use dugong_tests::{Cluster, Instance, connect, pause, resume};
 use dugong_topology::{Phase, Role, Topology};
 
-use crate::{SOON, kill_all_of, making, nothing_is_lost, written_to};
+use crate::{SOON, kill_all_of, nothing_is_lost, written_to};
 
 /// Runs the command while writers go on.
 async fn run(cluster: &Cluster, subcommand: &str, arguments: &[&str]) -> Output {
@@ -29,7 +30,7 @@ fn chain(topology: &Topology) -> Vec<String> {
 async fn the_primary_hands_over_and_follows_without_a_copy() {
     let (cluster, writer) = written_to().await;
     let (before, former) = (cluster.whole().await, cluster.with_role(Role::Primary));
-    let made = making(&former);
+    let made = former.making();
 
     let output = run(&cluster, "switchover", &[]).await;
 
@@ -41,8 +42,29 @@ async fn the_primary_hands_over_and_follows_without_a_copy() {
     assert_eq!(chain(&topology), ["pg-2", "pg-3", "pg-1"]);
     assert_eq!(topology.generation.0, before.generation.0 + 1);
     assert_eq!(topology.reason.as_deref(), Some("switchover"));
-    assert_eq!(making(&former), made, "the same data as before");
+    assert_eq!(former.making(), made, "the same data as before");
     nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
+async fn busy_clients_lose_nothing_that_they_have_begun() {
+    let cluster = Cluster::start().await;
+    cluster.whole().await;
+    let crowd = Crowd::start(&cluster.dsn(&[]), 8).await;
+    crowd.works().await;
+    for at in ["pg-2", "pg-3"] {
+        let output = run(&cluster, "switchover", &["--at", "+1s"]).await;
+        assert!(output.status.success(), "{output:?}");
+        assert!(text(&output.stdout).starts_with("waiting until 2"), "{output:?}");
+        crowd.works().await;
+        assert_eq!(cluster.whole().await.primary.unwrap().id.as_str(), at);
+    }
+    let told = crowd.ends().await;
+    for told in &told {
+        assert_eq!((&told.broken, told.doubted), (&Vec::new(), 0));
+        assert!(told.connected_again >= 2, "its sessions were ended between two transactions");
+    }
+    assert_eq!(crowd::lost(&cluster.dsn(&[]), &told).await, []);
 }
 
 #[tokio::test]
@@ -50,7 +72,7 @@ async fn an_async_becomes_the_primary_by_way_of_the_sync() {
     let (cluster, writer) = written_to().await;
     let before = cluster.whole().await;
     let makings = ["pg-1", "pg-2", "pg-3"].map(|id| cluster.instance(&id.parse().unwrap()));
-    let made = makings.each_ref().map(making);
+    let made = makings.each_ref().map(Instance::making);
 
     let output = run(&cluster, "switchover", &["--to", "pg-3"]).await;
 
@@ -59,7 +81,7 @@ async fn an_async_becomes_the_primary_by_way_of_the_sync() {
     let topology = cluster.whole().await;
     assert_eq!(chain(&topology), ["pg-3", "pg-2", "pg-1"]);
     assert_eq!(topology.generation.0, before.generation.0 + 2);
-    assert_eq!(makings.each_ref().map(making), made, "nobody needed a copy");
+    assert_eq!(makings.each_ref().map(Instance::making), made, "nobody needed a copy");
     nothing_is_lost(writer).await;
 }
 

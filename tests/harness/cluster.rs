@@ -1,6 +1,7 @@
 //! A whole cluster in a directory of its own, started as a user starts it: with `dugong up`.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -276,6 +277,18 @@ fn wait(mut child: Child, limit: Duration) -> Option<std::process::ExitStatus> {
 }
 
 impl Instance {
+    /// How often its data was made anew.
+    pub fn making(&self) -> u64 {
+        let text = fs::read(self.data().join("dugong.identity.json")).expect("it has data");
+        let identity: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+        identity["making"].as_u64().expect("data knows its making")
+    }
+
+    /// A file that nobody changes, if there is data: a copy of the data has another one.
+    pub fn unchanged_file(&self) -> Option<u64> {
+        fs::metadata(self.data().join("base/1/2608")).ok().map(|file| file.ino())
+    }
+
     /// The pid of the instance's PostgreSQL; none while it has no server.
     pub fn postmaster(&self) -> Option<Pid> {
         first_number(&self.data().join("postmaster.pid")).filter(|pid| is_running(*pid))

@@ -13,6 +13,7 @@
 mod binaries;
 mod client;
 mod cluster;
+pub mod crowd;
 mod disk;
 mod etcd;
 mod eventually;

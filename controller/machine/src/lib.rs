@@ -70,8 +70,8 @@ pub use presence::{Handover, LagAge, Presence, ServerState, StandbyLag};
 pub use record::{Deposed, Reason, Record, SystemIdentifier};
 pub use request::{Ask, Outcome, Over, Promotion, Request, RequestNumber, Switchover};
 pub use server::{
-    Access, Data, Goal, Identity, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room, Run,
-    Server, Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
+    Access, Data, Goal, Identity, Leaving, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room,
+    Run, Server, Sessions, StandbyGoal, StandbyRow, StandbyView, Stop, Upstream, Waits, Work,
 };
 pub use snapshot::{Declared, Instance, Session, Snapshot};
 pub use state::{Bootstrap, Office, Ongoing, Settings, Stage, State, Vacancy};

@@ -33,6 +33,9 @@ pub struct Presence {
     /// While its data is made anew: how far that has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub making: Option<Making>,
+    /// As a primary that hands over: its clients are to leave it, between two transactions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drains: bool,
     /// As a primary that has stopped: what its sync needs to take over as asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hands_over: Option<Handover>,

@@ -91,7 +91,9 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sessions {
     Stay,
-    /// Each one is ended as soon as it is between two transactions.
+    /// Each one ends between two transactions. While transactions may still write, that is its
+    /// proxy's to do, and only those are ended here that have not moved for a while; after that,
+    /// every one that is between two.
     Leave,
 }
 
@@ -228,10 +230,18 @@ pub struct PrimaryView {
     /// `pg_file_settings`, and no WAL sender left that may know only older ones (R6).
     pub names: Names,
     pub access: Access,
-    /// Sessions of clients inside a transaction; counted only while they leave.
-    pub in_transaction: Option<u32>,
+    /// Counted only while they leave.
+    pub leaving: Option<Leaving>,
     /// The standbys that stream from here.
     pub standbys: Vec<StandbyRow>,
+}
+
+/// Sessions of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Leaving {
+    pub sessions: u32,
+    /// Those of them that are inside a transaction.
+    pub in_transaction: u32,
 }
 
 /// One row of `pg_stat_replication`.

@@ -98,6 +98,9 @@ impl Snapshot {
     pub fn phase(&self) -> Phase {
         let Some(record) = self.record() else { return Phase::Unformed };
         let Some(primary) = self.instances.get(&record.primary) else { return Phase::NoPrimary };
+        if primary.presence.drains {
+            return Phase::HandingOver;
+        }
         match primary.presence.server {
             ServerState::Primary if primary.presence.open == Some(record.generation) => {
                 Phase::ReadWrite

@@ -146,7 +146,9 @@ pub struct Ongoing {
 pub enum Stage {
     /// Waiting until it can be begun; a change of sync, if one is needed, is on its way.
     Preparing,
-    /// No new transactions; open ones finish.
+    /// The write address is closed: proxies end each session between two transactions.
+    Closing { since: Time },
+    /// No new transactions for whoever is left; open ones finish.
     Draining { since: Time },
     /// The server stops, or has stopped and the sync is told so. Whatever ends this other than a
     /// takeover first takes that word back.

@@ -246,6 +246,7 @@ impl State {
                 | Run::Standby(_)
                 | Run::Primary(_) => None,
             },
+            drains: self.is_leaving_office(),
             hands_over: None,
             note: self.words(note),
         }
@@ -276,8 +277,8 @@ impl State {
     fn open_generation(&self) -> Option<Generation> {
         let Run::Primary(view) = &self.server.run else { return None };
         let in_office = self.snapshot.as_ref()?.record()?.primary == self.me;
-        let writable = in_office && view.access == Access::ReadWrite;
-        self.office.as_ref()?.open.filter(|_| writable)
+        let writable = view.access == Access::ReadWrite && !self.is_leaving_office();
+        self.office.as_ref()?.open.filter(|_| in_office && writable)
     }
 
     /// What no event may ever do. Kept on in release builds: a controller that finds itself in an

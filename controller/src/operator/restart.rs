@@ -204,6 +204,7 @@ impl<L: FnMut(&str)> Run<'_, L> {
                     to: None,
                     drain: self.options.drain,
                     timeout: self.options.drain + Duration::from_secs(50),
+                    at: None,
                 };
                 let line = &mut self.line;
                 // Its times begin with itself.

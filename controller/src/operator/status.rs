@@ -124,6 +124,7 @@ fn headline(topology: &Topology) -> String {
         Phase::Unformed => "not formed yet",
         Phase::CatchingUp => "writes wait: the sync catches up",
         Phase::ReadWrite => "writes are accepted",
+        Phase::HandingOver => "writes wait: another primary takes over, as planned",
         Phase::NoPrimary => "writes wait: no primary",
     };
     let mut text = format!("cluster {}: {phase}\n", topology.cluster);

@@ -1,6 +1,6 @@
 //! `dugong switchover`: another primary, as planned.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use dugong_machine::{Ask, Outcome, RequestNumber, Switchover};
@@ -9,6 +9,7 @@ use dugong_topology::{InstanceId, Member, Phase, Topology, units};
 use super::caller::Caller;
 use super::client;
 use super::reach::ReachOptions;
+use super::schedule::{self, When};
 use crate::run::Failure;
 
 /// What `dugong switchover` is told.
@@ -25,7 +26,8 @@ The exit status is 0 when it was done, 1 when it was refused or rolled back.
 Examples:
   dugong switchover                      to the sync
   dugong switchover --to pg-3            to pg-3, which is made the sync first
-  dugong switchover --drain 1min         let transactions take up to a minute to finish")]
+  dugong switchover --drain 1min         let transactions take up to a minute to finish
+  dugong switchover --at 2026-12-01T03:00:00Z   wait until then (in UTC), and ask only then")]
 pub struct Options {
     #[command(flatten)]
     pub reach: ReachOptions,
@@ -38,6 +40,10 @@ pub struct Options {
     /// How long all of it may take before it is rolled back; longer than --drain.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::parse_duration)]
     pub timeout: Duration,
+    /// Wait until then, and ask only then: a time in UTC, or `+90min` from now. Interrupt the
+    /// command, and nothing happens.
+    #[arg(long, value_name = "TIME", value_parser = schedule::parse)]
+    pub at: Option<When>,
 }
 
 /// How often the outcome is asked for.
@@ -64,7 +70,15 @@ pub async fn switchover(options: &Options, mut print: impl FnMut(&str)) -> Resul
         )));
     }
     let caller = Caller::of(&options.reach)?;
-    let topology = caller.topology().await?;
+    let mut topology = caller.topology().await?;
+    if let Some(when) = options.at {
+        check_name(options.to.as_ref(), &topology)?;
+        let moment = when.moment(SystemTime::now()).map_err(Failure::Usage)?;
+        let then = humantime::format_rfc3339_seconds(moment);
+        print(&format!("waiting until {then}; Ctrl-C gives it up"));
+        schedule::wait_until(moment).await;
+        topology = caller.topology().await?;
+    }
     let Some(from) = topology.primary.as_ref().map(|primary| primary.id.clone()) else {
         return Err(Failure::Runtime("the cluster has no primary yet".to_owned()));
     };
@@ -102,6 +116,17 @@ pub async fn switchover(options: &Options, mut print: impl FnMut(&str)) -> Resul
             Err(Failure::Runtime(format!("rolled back: {why}; {from} is the primary as before")))
         }
     }
+}
+
+/// A typing error is better found now than at night.
+fn check_name(to: Option<&InstanceId>, topology: &Topology) -> Result<(), Failure> {
+    let Some(to) = to else { return Ok(()) };
+    let names = || topology.primary.iter().chain(topology.standbys()).map(|member| &member.id);
+    if names().any(|id| id == to) {
+        return Ok(());
+    }
+    let names: Vec<&str> = names().map(InstanceId::as_str).collect();
+    Err(Failure::Runtime(format!("{to} is no member of the cluster: {}", names.join(", "))))
 }
 
 /// Tells what the instances do, until there is an outcome.

@@ -3,7 +3,9 @@
 //! Every look is one exchange of statements, in an order that matters: what is read later is never
 //! older than what is claimed by what was read before.
 
-use dugong_machine::{Access, LagAge, Receiver, StandbyLag, StandbyRow, Waits};
+use std::time::Duration;
+
+use dugong_machine::{Access, LagAge, Leaving, Receiver, StandbyLag, StandbyRow, Waits};
 use dugong_topology::{InstanceId, Lsn, Position, TimelineId};
 
 use super::control::{LookError, Session, only, optional, text, value};
@@ -57,6 +59,9 @@ pub(super) struct Slot {
     pub name: String,
     pub active: bool,
 }
+
+/// A session that has been idle for this long is not between two statements of a busy client.
+const STILL_AFTER: Duration = Duration::from_millis(100);
 
 const SLOTS: &str = "SELECT slot_name, active FROM pg_replication_slots \
                      WHERE slot_type = 'physical' AND slot_name LIKE 'dugong\\_%'";
@@ -188,17 +193,31 @@ pub(super) async fn look_at_primary(session: &Session) -> Result<PrimaryLook, Lo
     })
 }
 
-/// Ends every session of a client that is between two transactions; returns how many are inside
-/// one. Nothing that waits for the sync is between two transactions (R9).
+/// Ends sessions of clients that are between two transactions, and counts those that there were.
+/// Nothing that waits for the sync is between two transactions (R9).
+///
+/// While transactions may write, only those end that have not moved for a while: whoever has just
+/// finished one may be in the middle of the next before the signal comes, and its proxy knows better.
 ///
 /// The controller's own sessions come through the socket, which is in a directory of its own.
-pub(super) async fn see_sessions_off(session: &Session) -> Result<u32, LookError> {
-    let statement = "SELECT count(*) FILTER (WHERE state IS DISTINCT FROM 'idle'), \
-                            count(pg_terminate_backend(pid)) FILTER (WHERE state = 'idle') \
-                     FROM pg_stat_activity \
-                     WHERE backend_type = 'client backend' AND client_addr IS NOT NULL";
-    let sets = session.ask(statement).await?;
-    value(only(&sets, 0)?, 0)
+pub(super) async fn see_sessions_off(
+    session: &Session,
+    access: Access,
+) -> Result<Leaving, LookError> {
+    let still = match access {
+        Access::ReadWrite => STILL_AFTER.as_millis(),
+        Access::ReadOnly => 0,
+    };
+    let statement = format!(
+        "SELECT count(*), count(*) FILTER (WHERE state IS DISTINCT FROM 'idle'), \
+                count(pg_terminate_backend(pid)) FILTER (WHERE state = 'idle' \
+                    AND clock_timestamp() - state_change >= interval '{still} ms') \
+         FROM pg_stat_activity \
+         WHERE backend_type = 'client backend' AND client_addr IS NOT NULL"
+    );
+    let sets = session.ask(&statement).await?;
+    let counts = only(&sets, 0)?;
+    Ok(Leaving { sessions: value(counts, 0)?, in_transaction: value(counts, 1)? })
 }
 
 fn slots(sets: &[super::control::Rows], index: usize) -> Result<Vec<Slot>, LookError> {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dugong_machine::{Access, Goal, Names, PrimaryGoal, PrimaryView, Receiver, Run, Waits, Work};
+use dugong_machine::{
+    Access, Goal, Names, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, Waits, Work,
+};
 use tokio::time::Instant;
 
 /// How soon to look again.
@@ -20,6 +22,10 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
     let arrived = match (goal, run) {
         (_, Run::Busy(Work::Promoting)) => return Pace::Eager,
         (Some(Goal::Sealed { .. }), Run::Standby(view)) if view.receiver != Receiver::Sealed => {
+            return Pace::Eager;
+        }
+        // Those whose clients have left wait at another address.
+        (Some(Goal::Primary(goal)), Run::Primary(_)) if goal.sessions == Sessions::Leave => {
             return Pace::Eager;
         }
         (None, _) => true,

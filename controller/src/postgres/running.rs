@@ -240,9 +240,9 @@ impl Running {
         };
         self.settle(place, &Live { names: wanted, access, clients, source }).await?;
         // Before the look: whoever writes after this was counted.
-        let in_transaction = match goal.map_or(Sessions::Stay, |goal| goal.sessions) {
+        let leaving = match goal.map_or(Sessions::Stay, |goal| goal.sessions) {
             Sessions::Stay => None,
-            Sessions::Leave => Some(see_sessions_off(self.session().await?).await?),
+            Sessions::Leave => Some(see_sessions_off(self.session().await?, access).await?),
         };
         if let Some(received) = self.cut_off {
             // Before the look: the sync is waited for to have this, too.
@@ -273,7 +273,7 @@ impl Running {
             end: look.end.lsn,
             names,
             access: look.access,
-            in_transaction,
+            leaving,
             standbys: look.standbys,
         }))
     }

@@ -52,12 +52,12 @@ fn waiting(snapshot: &Snapshot, record: &Record, phase: Phase) -> Option<String>
     let sync = || record.sync.as_ref().and_then(word);
     let lapsed = snapshot.present(&record.primary).is_none();
     match phase {
-        Phase::ReadWrite if lapsed => {
+        Phase::ReadWrite | Phase::HandingOver if lapsed => {
             Some(sync().unwrap_or_else(|| {
                 format!("{} has lost its session and may be gone", record.primary)
             }))
         }
-        Phase::ReadWrite | Phase::CatchingUp => primary(),
+        Phase::ReadWrite | Phase::HandingOver | Phase::CatchingUp => primary(),
         Phase::NoPrimary => sync().or_else(primary),
         Phase::Unformed => None,
     }
@@ -171,6 +171,7 @@ pub(super) mod tests {
             upstream: None,
             lag: None,
             making: None,
+            drains: false,
             hands_over: None,
             note: None,
         }
@@ -206,12 +207,16 @@ pub(super) mod tests {
             open: Some(Generation(generation)),
             ..presence("pg-1", ServerState::Primary)
         };
+        let drains = |presence| Presence { drains: true, ..presence };
+        let stopped = || presence("pg-1", ServerState::Stopped);
         #[rustfmt::skip]
         let cases = [
             ("open in this generation",      open(3),                                  Session::Alive,  Phase::ReadWrite),
             ("the same, session lapsed",     open(3),                                  Session::Lapsed, Phase::ReadWrite),
             ("open in an older generation",  open(2),                                  Session::Alive,  Phase::CatchingUp),
             ("not open",                     presence("pg-1", ServerState::Primary),   Session::Alive,  Phase::CatchingUp),
+            ("open, but about to leave",     drains(open(3)),                          Session::Alive,  Phase::HandingOver),
+            ("stopped to hand over",         drains(stopped()),                        Session::Alive,  Phase::HandingOver),
             ("being promoted",               presence("pg-1", ServerState::Ready),     Session::Alive,  Phase::CatchingUp),
             ("stopped",                      presence("pg-1", ServerState::Stopped),   Session::Alive,  Phase::NoPrimary),
             ("starting, session lapsed",     presence("pg-1", ServerState::Starting),  Session::Lapsed, Phase::NoPrimary),

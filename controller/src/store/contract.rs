@@ -87,6 +87,7 @@ pub(super) fn presence(of: &str, server: ServerState) -> Presence {
         upstream: None,
         lag: None,
         making: None,
+        drains: false,
         hands_over: None,
         note: None,
     }

@@ -3,10 +3,22 @@
 
 use std::time::{Duration, Instant};
 
-use dugong_machine::{Access, Data, Goal, Names, Receiver, Run, Sessions, Stop, Waits};
+use dugong_machine::{
+    Access, Data, Goal, Names, PrimaryView, Receiver, Run, Sessions, Stop, Waits,
+};
 use dugong_topology::TimelineId;
+use tokio_postgres::Client;
 
 use crate::instance::{Instance, as_postgres, cluster_of_two, each, id};
+
+/// Waits until the server has ended a session.
+async fn ends(primary: &mut Instance, client: &Client) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !client.is_closed() {
+        assert!(Instant::now() < deadline, "a session between two transactions goes on");
+        primary.next().await;
+    }
+}
 
 #[test]
 fn a_primary_drains_stops_in_order_and_follows_its_sync() {
@@ -19,20 +31,28 @@ fn a_primary_drains_stops_in_order_and_follows_its_sync() {
                 view.access == Access::ReadWrite && view.standby(&id("pg-2")).is_some_and(follows)
             })
             .await;
-        let (idle, busy) = (primary.tcp_client().await, primary.tcp_client().await);
+        let (still, busy) = (primary.tcp_client().await, primary.tcp_client().await);
         busy.batch_execute("BEGIN; CREATE TABLE t (n int)").await.unwrap();
 
+        // Whoever has not moved for a while leaves; whoever is inside a transaction may write on.
+        primary.primary_with(&["pg-2"], Access::ReadWrite, Sessions::Leave);
+        let sessions_are = |count| {
+            move |view: &PrimaryView| view.leaving.is_some_and(|left| left.sessions == count)
+        };
+        primary.until_primary("one has left", sessions_are(1)).await;
+        ends(&mut primary, &still).await;
+        busy.batch_execute("INSERT INTO t VALUES (0)").await.unwrap();
+        let idle = primary.tcp_client().await;
         primary.primary_with(&["pg-2"], Access::ReadOnly, Sessions::Leave);
-        primary.until_primary("one is busy", |view| view.in_transaction == Some(1)).await;
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !idle.is_closed() {
-            assert!(Instant::now() < deadline, "a session between two transactions goes on");
-            primary.next().await;
-        }
+        let busy_are = |count| {
+            move |view: &PrimaryView| view.leaving.is_some_and(|left| left.in_transaction == count)
+        };
+        primary.until_primary("one is busy", busy_are(1)).await;
+        ends(&mut primary, &idle).await;
         // What began before goes on, and is acknowledged by the sync.
         busy.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
         busy.batch_execute("COMMIT").await.unwrap();
-        primary.until_primary("nobody is busy", |view| view.in_transaction == Some(0)).await;
+        primary.until_primary("nobody is busy", busy_are(0)).await;
 
         primary.want(Goal::Down(Stop::Fast));
         let in_order = |server: &dugong_machine::Server| server.shut_down_at.is_some();

@@ -57,6 +57,9 @@ pub enum Phase {
     CatchingUp,
     /// The primary takes writes.
     ReadWrite,
+    /// The primary is about to stop in order, for another one: whoever is between two transactions
+    /// leaves it.
+    HandingOver,
     /// The record's primary runs no server.
     NoPrimary,
 }
@@ -68,6 +71,7 @@ impl Phase {
             Self::Unformed => "unformed",
             Self::CatchingUp => "catching_up",
             Self::ReadWrite => "read_write",
+            Self::HandingOver => "handing_over",
             Self::NoPrimary => "no_primary",
         }
     }

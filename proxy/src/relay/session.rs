@@ -13,7 +13,7 @@ use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
 use crate::relay::pair::{Pair, Side};
 use crate::relay::{Ended, Observer};
-use crate::route::{Leave, Target, leave};
+use crate::route::{Leave, Parting, Target, parting};
 use crate::session::follower::Follower;
 use crate::session::outcome;
 use crate::session::tracker::Tracker;
@@ -27,6 +27,8 @@ pub struct Session {
     target: Arc<Target>,
     pub(super) listener: Listener,
     open: OpenGuard,
+    /// Why it ends once its client is between two transactions.
+    leaving: Option<Box<Leave>>,
     /// Why it is on its way out of its shard; none while it is not.
     pub(super) fate: Option<Box<Fate>>,
 }
@@ -77,6 +79,7 @@ impl Session {
             target,
             listener,
             open,
+            leaving: None,
             fate: None,
         }
     }
@@ -93,9 +96,25 @@ impl Session {
         }
     }
 
-    /// Whether the session must leave its server under a topology.
-    pub(super) fn must_leave(&self, topology: &Topology) -> Option<Leave> {
-        leave(&self.target, topology)
+    /// Takes note of a topology. Returns what becomes of the session if it must leave its server now.
+    pub(super) fn look_at(&mut self, topology: &Topology) -> Option<Fate> {
+        self.leaving = None;
+        match parting(&self.target, topology)? {
+            Parting::AtOnce(leave) => Some(Fate::Dismissed(SessionError::Leave(leave))),
+            Parting::BetweenTransactions(leave) => {
+                self.leaving = Some(Box::new(leave));
+                self.parts_now()
+            }
+        }
+    }
+
+    /// What becomes of a session that is to leave, if its client is between two transactions now.
+    pub(super) fn parts_now(&mut self) -> Option<Fate> {
+        // What nobody listens to, nobody can end in order: its server does that.
+        self.leaving.as_ref()?;
+        self.follower.as_ref().filter(|follower| follower.is_between_transactions())?;
+        let leave = self.leaving.take()?;
+        Some(Fate::Dismissed(SessionError::Leave(*leave)))
     }
 
     /// What becomes of a session that nobody moves bytes for any more; none: nobody has to be told.

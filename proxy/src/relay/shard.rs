@@ -62,13 +62,11 @@ struct Judge {
 
 impl Judge {
     /// Why a session may not stay; none: it may.
-    fn sends_away(&self, session: &Session) -> Option<Fate> {
-        let why = if self.ending {
-            SessionError::ShuttingDown
-        } else {
-            SessionError::Leave(session.must_leave(self.topology.as_deref()?)?)
-        };
-        Some(Fate::Dismissed(why))
+    fn sends_away(&self, session: &mut Session) -> Option<Fate> {
+        if self.ending {
+            return Some(Fate::Dismissed(SessionError::ShuttingDown));
+        }
+        session.look_at(self.topology.as_deref()?)
     }
 }
 
@@ -161,8 +159,8 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn adopt(&mut self, session: Box<Session>) {
-        let fate = self.around.judge().sends_away(&session);
+    fn adopt(&mut self, mut session: Box<Session>) {
+        let fate = self.around.judge().sends_away(&mut session);
         let key = self.sessions.insert(session);
         self.engine.begin(key, &mut self.sessions);
         if let Some(fate) = fate {
@@ -177,8 +175,8 @@ impl<E: Engine> Shard<E> {
         let end = self.sessions.all.capacity();
         let until = end.min(from + STRETCH);
         for key in from..until {
-            let Some(entry) = self.sessions.all.get(key) else { continue };
-            if let Some(fate) = judge.sends_away(&entry.session) {
+            let Some(entry) = self.sessions.all.get_mut(key) else { continue };
+            if let Some(fate) = judge.sends_away(&mut entry.session) {
                 self.engine.release(key, fate, &mut self.sessions);
             }
         }

@@ -61,7 +61,7 @@ async fn bytes_go_both_ways_and_a_half_closed_client_gets_the_rest() {
     };
     let (ended, asked, answer) = timeout(LIMIT, all).await.unwrap();
 
-    assert!(matches!(ended, Ended::ByClient), "{ended:?}");
+    assert!(matches!(ended, Some(Ended::ByClient)), "{ended:?}");
     assert_eq!(asked, b"question");
     assert_eq!(answer, b"hello world");
     assert_eq!(seen.0, b"world", "what was spoken before is not observed again");
@@ -81,7 +81,7 @@ async fn a_server_that_closes_first_is_told_from_a_client_that_does() {
     let mut seen = Seen::default();
     let run = relay.run(&mut client_side, &mut server_side, &mut seen);
     let ended = timeout(LIMIT, run).await.unwrap();
-    assert!(matches!(ended, Ended::ServerClosed), "{ended:?}");
+    assert!(matches!(ended, Some(Ended::ServerClosed)), "{ended:?}");
     drop(client);
 }
 

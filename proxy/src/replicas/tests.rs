@@ -4,9 +4,6 @@ use dugong_topology::Address;
 
 use super::*;
 
-/// Asks for an answer.
-const SYNC: &[u8] = b"S\0\0\0\x04";
-
 fn standby(number: u16) -> Target {
     let id = format!("pg-{number}").parse().unwrap();
     Target { id, address: Address::loopback(number), seat: Seat::Standby }
@@ -27,15 +24,14 @@ fn a_client_counts_until_it_has_left() {
     let (fit, now) = ([standby(2), standby(3)], Instant::now());
     let mut claim = replicas.claim(&fit[0].id);
     assert!(always_first(&replicas, &fit, now, "pg-3"), "one more is being led there");
-    claim.answered(1);
+    claim.note(false);
     assert!(always_first(&replicas, &fit, now, "pg-3"), "it has one session more");
     let mut other = replicas.claim(&fit[1].id);
     assert!(always_first(&replicas, &fit, now, "pg-2"), "one waits there, nobody here");
-    other.answered(1);
-    claim.asked(SYNC);
-    claim.asked(SYNC);
-    claim.answered(1);
-    assert!(always_first(&replicas, &fit, now, "pg-3"), "one of two questions is open");
+    other.note(false);
+    claim.note(true);
+    claim.note(true);
+    assert!(always_first(&replicas, &fit, now, "pg-3"), "it waits");
     drop(claim);
     assert!(always_first(&replicas, &fit, now, "pg-2"), "its client has left");
 }

@@ -100,7 +100,7 @@ fn reads_go_to_standbys_that_are_fit() {
 }
 
 #[test]
-fn a_session_leaves_only_when_its_server_is_something_else() {
+fn a_session_leaves_at_once_only_when_its_server_is_something_else() {
     let primary =
         Target { id: "pg-1".parse().unwrap(), address: Address::loopback(1), seat: Seat::Primary };
     let standby =
@@ -125,6 +125,7 @@ fn a_session_leaves_only_when_its_server_is_something_else() {
         ("another primary",             &primary, taken_over(), Some("the primary changed from pg-1 to pg-2 (generation 4)")),
         ("another sync only",           &primary, same_primary, None),
         ("catching up",                 &primary, with(|t| t.phase = Phase::CatchingUp), None),
+        ("handing over",                &primary, with(|t| t.phase = Phase::HandingOver), None),
         ("no primary is named",         &primary, with(|t| t.primary = None), None),
         ("another address",             &primary, with(moved),  Some("pg-1 moved from 127.0.0.1:1 to 127.0.0.1:9 (generation 3)")),
         ("no address for a moment",     &primary, no_address,   None),
@@ -140,6 +141,21 @@ fn a_session_leaves_only_when_its_server_is_something_else() {
         let told = leave(target, &topology).map(|leave| leave.to_string());
         assert_eq!(told.as_deref(), expected, "{what}");
     }
+}
+
+#[test]
+fn a_session_leaves_a_primary_that_hands_over_when_it_can() {
+    let (address, other) = (Address::loopback(1), Address::loopback(2));
+    let primary = Target { id: "pg-1".parse().unwrap(), address, seat: Seat::Primary };
+    let standby = Target { id: "pg-2".parse().unwrap(), address: other, seat: Seat::Standby };
+    let handing_over = with(|t| t.phase = Phase::HandingOver);
+    let Some(Parting::BetweenTransactions(leave)) = parting(&primary, &handing_over) else {
+        panic!("it stays, or leaves at once");
+    };
+    let expected = "pg-1 hands over to another primary, as planned (generation 3)";
+    assert_eq!(leave.to_string(), expected);
+    assert_eq!(parting(&standby, &handing_over), None);
+    assert_eq!(parting(&primary, &cluster()), None);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::cancel::{Cancels, Registered};
 use crate::relay::Observer;
 use crate::replicas::Claim;
 use crate::route::Target;
+use crate::session::questions::Questions;
 use crate::session::tracker::Tracker;
 
 /// What the proxy knows of one session's server by listening to it.
@@ -14,6 +15,7 @@ use crate::session::tracker::Tracker;
 #[derive(Debug)]
 pub struct Follower {
     tracker: Tracker,
+    questions: Questions,
     target: Arc<Target>,
     cancels: Arc<Cancels>,
     registered: Option<Registered>,
@@ -23,7 +25,8 @@ pub struct Follower {
 impl Follower {
     /// One for a server that has said nothing yet.
     pub fn new(target: Arc<Target>, cancels: Arc<Cancels>) -> Self {
-        Self { tracker: Tracker::default(), target, cancels, registered: None, claim: None }
+        let (tracker, questions) = (Tracker::default(), Questions::default());
+        Self { tracker, questions, target, cancels, registered: None, claim: None }
     }
 
     /// One of a client that has its part in what a standby has to do.
@@ -36,21 +39,28 @@ impl Follower {
     pub fn tracker(&self) -> &Tracker {
         &self.tracker
     }
+
+    /// Whether the client is between two transactions: everything that it asked for is answered, and
+    /// nothing that was begun is open. Who ends the session now takes nothing from it.
+    pub fn is_between_transactions(&self) -> bool {
+        self.tracker.is_outside_transaction() && self.questions.are_settled()
+    }
 }
 
 impl Observer for Follower {
     fn asked(&mut self, bytes: &[u8]) {
+        self.questions.asked(bytes);
         if let Some(claim) = &mut self.claim {
-            claim.asked(bytes);
+            claim.note(self.questions.are_open());
         }
     }
 
     /// Before the client sees the bytes: a key that it has is a key that is known.
     fn arrived(&mut self, bytes: &[u8]) {
         self.tracker.arrived(bytes);
-        let answers = self.tracker.take_readies();
+        self.questions.answered(self.tracker.take_readies());
         if let Some(claim) = &mut self.claim {
-            claim.answered(answers);
+            claim.note(self.questions.are_open());
         }
         if let Some(key) = self.tracker.take_key() {
             self.registered = Some(self.cancels.register(key, self.target.address.clone()));

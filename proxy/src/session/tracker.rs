@@ -20,6 +20,10 @@ pub struct Tracker {
     kept: Vec<u8>,
     told_fatal: bool,
     readies: u32,
+    /// The last ReadyForQuery's status is awaited.
+    awaits_status: bool,
+    /// What it was: outside of any transaction.
+    outside: bool,
     /// The startup is over: what looks like a key is none.
     started: bool,
     key: Option<CancelKey>,
@@ -36,6 +40,11 @@ impl Tracker {
         self.told_fatal
     }
 
+    /// Whether the server has said last that no transaction is open.
+    pub fn is_outside_transaction(&self) -> bool {
+        self.outside && self.at_boundary()
+    }
+
     /// How often the server has said since the last call that it waits for the client.
     pub fn take_readies(&mut self) -> u32 {
         std::mem::take(&mut self.readies)
@@ -48,10 +57,21 @@ impl Tracker {
 
     /// The next bytes of the stream.
     pub fn arrived(&mut self, bytes: &[u8]) {
-        let Self { scanner, keeping, kept, told_fatal, readies, started, key } = self;
+        let Self {
+            scanner,
+            keeping,
+            kept,
+            told_fatal,
+            readies,
+            awaits_status,
+            outside,
+            started,
+            key,
+        } = self;
         scanner.scan(bytes, |piece| match piece {
             Piece::Header { tag, body_bytes } => {
                 *told_fatal = false;
+                *awaits_status = tag == Tag::READY;
                 kept.clear();
                 *keeping = match tag {
                     Tag::ERROR => Some((tag, body_bytes.min(ERROR_BYTES))),
@@ -70,6 +90,10 @@ impl Tracker {
                 };
             }
             Piece::Body(body) => {
+                if std::mem::take(awaits_status) {
+                    *outside = body == b"I";
+                    return;
+                }
                 let Some((tag, wanted)) = *keeping else { return };
                 let missing = wanted - kept.len();
                 kept.extend_from_slice(&body[..missing.min(body.len())]);
@@ -97,6 +121,26 @@ mod tests {
     const ERROR: &[u8] = b"E\0\0\0\x1aSERROR\0VERROR\0C42601\0\0";
     /// After the startup this would be a message of a future version, not a key.
     const LATER_KEY: &[u8] = b"K\0\0\0\x0c\0\0\0\x02efgh";
+
+    #[test]
+    fn the_server_says_whether_a_transaction_is_open() {
+        #[rustfmt::skip]
+        let cases: [(&str, &[u8], bool); 6] = [
+            ("nothing yet",              b"R\0\0\0\x08\0\0\0\0",                   false),
+            ("none",                     b"Z\0\0\0\x05I",                            true),
+            ("none, and a notice",       b"Z\0\0\0\x05IN\0\0\0\x05\0",               true),
+            ("one is open",              b"Z\0\0\0\x05IZ\0\0\0\x05T",                 false),
+            ("one has failed",           b"Z\0\0\0\x05E",                            false),
+            ("in the middle of a word",  b"Z\0\0\0\x05IZ\0\0",                       false),
+        ];
+        for (what, bytes, expected) in cases {
+            for size in [1, 2, 5, 100] {
+                let mut tracker = Tracker::default();
+                bytes.chunks(size).for_each(|chunk| tracker.arrived(chunk));
+                assert_eq!(tracker.is_outside_transaction(), expected, "{what}: chunks of {size}");
+            }
+        }
+    }
 
     #[test]
     fn the_key_and_a_last_word_are_found_however_the_stream_was_cut() {

@@ -23,6 +23,16 @@ impl Tag {
     pub const QUERY: Self = Self(b'Q');
     /// FunctionCall, from the client.
     pub const FUNCTION_CALL: Self = Self(b'F');
+    /// Parse, from the client.
+    pub const PARSE: Self = Self(b'P');
+    /// Bind, from the client.
+    pub const BIND: Self = Self(b'B');
+    /// Execute, from the client. The server's ErrorResponse has the same letter.
+    pub const EXECUTE: Self = Self(b'E');
+    /// Describe, from the client.
+    pub const DESCRIBE: Self = Self(b'D');
+    /// Close, from the client.
+    pub const CLOSE: Self = Self(b'C');
     /// Sync: the end of what is answered together, from the client.
     pub const SYNC: Self = Self(b'S');
     /// CopyDone.

@@ -19,6 +19,7 @@ mod psql;
 
 mod engines;
 mod failover;
+mod handover;
 mod handshake;
 mod hold;
 mod https;

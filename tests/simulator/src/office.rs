@@ -1,6 +1,8 @@
 //! What a fresh look at a primary shows, for whoever plays a server.
 
-use dugong_machine::{Access, Goal, Names, PrimaryGoal, PrimaryView, Sessions, StandbyRow, Waits};
+use dugong_machine::{
+    Access, Goal, Leaving, Names, PrimaryGoal, PrimaryView, Sessions, StandbyRow, Waits,
+};
 use dugong_topology::{History, InstanceId};
 
 use crate::bug::Bug;
@@ -55,12 +57,14 @@ impl Office<'_> {
         };
         let standbys = senders.iter().map(|sender| row(sender.shown(ids))).collect();
         let leave = goal.is_some_and(|goal| goal.sessions == Sessions::Leave);
+        // A client here has a session for as long as it waits for an answer.
+        let sessions = u32::try_from(self.waiting).expect("few clients");
         PrimaryView {
             history: self.history,
             end: lsn(if early { self.end_before } else { self.end }),
             names,
             access: self.access,
-            in_transaction: leave.then(|| u32::try_from(self.waiting).expect("few clients")),
+            leaving: leave.then_some(Leaving { sessions, in_transaction: sessions }),
             standbys,
         }
     }

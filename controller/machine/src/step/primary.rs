@@ -137,10 +137,10 @@ impl State {
         view: &PrimaryView,
         office: &Office,
     ) -> Decision {
-        let (access, sessions) = match (self.is_draining(), office.open) {
-            (true, _) => (Access::ReadOnly, Sessions::Leave),
-            (false, Some(_)) => (Access::ReadWrite, Sessions::Stay),
-            (false, None) => (Access::ReadOnly, Sessions::Stay),
+        let (access, sessions) = match (self.drain_access(), office.open) {
+            (Some(access), _) => (access, Sessions::Leave),
+            (None, Some(_)) => (Access::ReadWrite, Sessions::Stay),
+            (None, None) => (Access::ReadOnly, Sessions::Stay),
         };
         let unsure = self.declaring.is_some() || self.raced_at.is_some();
         let next = self.another_sync(now, snapshot, record, office);

@@ -1,5 +1,5 @@
-//! A planned handover, as the primary that hands over sees it: drain, stop in order, say so; or
-//! roll back. What the sync does with that word is in `takeover`.
+//! A planned handover, as the primary that hands over sees it: close the write address, drain,
+//! stop in order, say so; or roll back. What the sync does with that word is in `takeover`.
 //!
 //! The request is read from each snapshot again; what is remembered between two steps is the
 //! [`Stage`] alone. A controller that begins anew remembers none: it goes back to its office by
@@ -9,6 +9,8 @@
 //! at any time. So no outcome but "done" is given before it is seen in office again.
 //!
 //! Source: PROTOCOL.md, "Switchover".
+
+use std::time::Duration;
 
 use dugong_topology::{InstanceId, Role};
 
@@ -22,6 +24,10 @@ use crate::state::{Ongoing, Stage, State};
 use crate::time::Time;
 
 use super::Decision;
+
+/// How long proxies have to send clients away in their manner. After that, whoever is left comes
+/// without a proxy, or is in a long transaction.
+const CLOSING: Duration = Duration::from_secs(1);
 
 impl State {
     /// Takes the switchover one stage further, or back.
@@ -41,7 +47,15 @@ impl State {
         let late = now.is_past(ongoing.since, asked.deadline);
         ongoing.stage = match ongoing.stage {
             Stage::Preparing => self.prepare(now, snapshot, record, request, asked, late),
-            Stage::Draining { since } => self.drain(now, snapshot, record, asked, since, late),
+            Stage::Closing { since } | Stage::Draining { since } => {
+                match self.cannot_drain(snapshot, record, asked, late) {
+                    Some(why) => Stage::Ended(Outcome::RolledBack { why }),
+                    None if self.is_drained(snapshot) => Stage::Stopping,
+                    None if now.is_past(since, asked.drain) => Stage::Stopping,
+                    None if now.is_past(since, CLOSING) => Stage::Draining { since },
+                    None => ongoing.stage,
+                }
+            }
             Stage::Stopping => self.stop(snapshot, record, asked, late),
             ended @ Stage::Ended(_) => ended,
         };
@@ -61,7 +75,7 @@ impl State {
             return Stage::Ended(Outcome::Refused { why });
         }
         match self.not_ready(snapshot, record, asked) {
-            None => Stage::Draining { since: now },
+            None => Stage::Closing { since: now },
             Some(why) if late => Stage::Ended(Outcome::Refused { why }),
             Some(_) => Stage::Preparing,
         }
@@ -118,30 +132,32 @@ impl State {
         unsure.then(|| "the record is being changed".to_owned())
     }
 
-    fn drain(
+    /// Why clients are let in again, in words.
+    fn cannot_drain(
         &self,
-        now: Time,
         snapshot: &Snapshot,
         record: &Record,
         asked: &Switchover,
-        since: Time,
         late: bool,
-    ) -> Stage {
-        let back = |why| Stage::Ended(Outcome::RolledBack { why });
-        let Run::Primary(view) = &self.server.run else {
-            return back("the server ended while transactions were finishing".to_owned());
-        };
-        if let Some(why) = self.hindrance(snapshot, record, asked) {
-            return back(why);
+    ) -> Option<String> {
+        if !matches!(self.server.run, Run::Primary(_)) {
+            return Some("the server ended while transactions were finishing".to_owned());
         }
-        if late {
-            return back("transactions did not finish in time".to_owned());
-        }
-        let drained = view.access == Access::ReadOnly && view.in_transaction == Some(0);
-        if drained || now.is_past(since, asked.drain) {
-            Stage::Stopping
-        } else {
-            Stage::Draining { since }
+        let in_time = || late.then(|| "transactions did not finish in time".to_owned());
+        self.hindrance(snapshot, record, asked).or_else(in_time)
+    }
+
+    /// Whether the stop breaks nothing off: nobody is there and nobody will be led here any more,
+    /// or nobody writes.
+    fn is_drained(&self, snapshot: &Snapshot) -> bool {
+        let Run::Primary(view) = &self.server.run else { return false };
+        let Some(leaving) = view.leaving else { return false };
+        match view.access {
+            Access::ReadWrite => {
+                let closed = snapshot.present(&self.me).is_some_and(|presence| presence.drains);
+                closed && leaving.sessions == 0
+            }
+            Access::ReadOnly => leaving.in_transaction == 0,
         }
     }
 
@@ -204,7 +220,9 @@ impl State {
     pub(super) fn is_stopping(&self) -> bool {
         self.switchover.as_ref().is_some_and(|ongoing| match ongoing.stage {
             Stage::Stopping => true,
-            Stage::Preparing | Stage::Draining { .. } | Stage::Ended(_) => false,
+            Stage::Preparing | Stage::Closing { .. } | Stage::Draining { .. } | Stage::Ended(_) => {
+                false
+            }
         })
     }
 
@@ -219,10 +237,22 @@ impl State {
 
     /// Whether clients finish what they have begun, and begin nothing.
     pub(super) fn is_draining(&self) -> bool {
-        self.switchover.as_ref().is_some_and(|ongoing| match ongoing.stage {
-            Stage::Draining { .. } => true,
-            Stage::Preparing | Stage::Stopping | Stage::Ended(_) => false,
-        })
+        self.drain_access().is_some()
+    }
+
+    /// Whether clients are to leave: from the first word of it until the former primary is let go,
+    /// or back in office.
+    pub(super) fn is_leaving_office(&self) -> bool {
+        self.is_draining() || self.is_stopping()
+    }
+
+    /// What new transactions may do while clients leave; none while they do not.
+    pub(super) fn drain_access(&self) -> Option<Access> {
+        match self.switchover.as_ref()?.stage {
+            Stage::Closing { .. } => Some(Access::ReadWrite),
+            Stage::Draining { .. } => Some(Access::ReadOnly),
+            Stage::Preparing | Stage::Stopping | Stage::Ended(_) => None,
+        }
     }
 
     /// The server stops in order; once it is down, the sync may take over.
@@ -248,7 +278,9 @@ impl State {
         let Ongoing { request, stage, .. } = self.switchover.as_ref()?;
         match stage {
             Stage::Ended(outcome) => Some((*request, outcome.clone())),
-            Stage::Preparing | Stage::Draining { .. } | Stage::Stopping => None,
+            Stage::Preparing | Stage::Closing { .. } | Stage::Draining { .. } | Stage::Stopping => {
+                None
+            }
         }
     }
 }

@@ -201,7 +201,11 @@ impl Epoll {
         if (failed || flags.contains(EventFlags::IN)) && entry.state.reads(side) && next.goes_on() {
             next = self.receive(side, entry, tally);
         }
+        let parts = entry.session.parts_now();
         self.go_on(key, next, sessions);
+        if let Some(fate) = parts {
+            self.give_up(key, fate, sessions);
+        }
     }
 }
 

@@ -323,6 +323,9 @@ impl IoUring {
         if lane.send.waits() || !session.pair.unsent(to).is_empty() || session.pair.is_over(to) {
             self.keep(to, session, lane);
         }
+        if session.fate.is_none() {
+            session.fate = session.parts_now().map(Box::new);
+        }
     }
 
     /// A side has taken bytes, or refused them.

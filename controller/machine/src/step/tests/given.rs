@@ -72,6 +72,7 @@ pub(super) fn presence(name: &str, server: ServerState) -> Presence {
         upstream: None,
         lag: None,
         making: None,
+        drains: false,
         hands_over: None,
         note: None,
     }
@@ -165,7 +166,7 @@ pub(super) fn primary(names: &[&str]) -> PrimaryView {
         end: Lsn(END),
         names: Names::Each(names.iter().map(|name| id(name)).collect()),
         access: Access::ReadWrite,
-        in_transaction: None,
+        leaving: None,
         standbys: vec![StandbyRow { id: id("pg-2"), flushed: Lsn(END), waits: Waits::ForIt }],
     }
 }

@@ -45,10 +45,15 @@ fn told(snapshot: Snapshot) -> State {
     after(state, NOW, Event::Snapshot(snapshot.into()))
 }
 
-fn draining(in_transaction: u32) -> Event {
-    let access = Access::ReadOnly;
-    let view = PrimaryView { access, in_transaction: Some(in_transaction), ..primary(&["pg-2"]) };
+fn left(access: Access, sessions: u32, in_transaction: u32) -> Event {
+    let leaving = Some(Leaving { sessions, in_transaction });
+    let view = PrimaryView { access, leaving, ..primary(&["pg-2"]) };
     Event::Observed(server("pg-1", Run::Primary(view)))
+}
+
+/// Nobody writes any more.
+fn drained() -> Event {
+    left(Access::ReadOnly, 1, 0)
 }
 
 /// The end of its WAL after a stop in order.
@@ -62,7 +67,7 @@ fn stopped(shut_down_at: Option<Position>) -> Event {
 
 /// pg-1, stopped, waiting for the sync to take over.
 fn handing_over() -> State {
-    let stopping = after(told(asked(None)), NOW, draining(0));
+    let stopping = after(told(asked(None)), NOW, drained());
     after(stopping, NOW, stopped(Some(last())))
 }
 
@@ -105,10 +110,10 @@ fn a_switchover_begins_once_its_sync_could_take_over() {
         let late = after(given.clone(), later(10), Event::Tick);
 
         match refused {
-            None => assert_eq!(stage(&given), Some(Stage::Draining { since: NOW }), "{what}"),
+            None => assert_eq!(stage(&given), Some(Stage::Closing { since: NOW }), "{what}"),
             Some(_) => {
                 assert_eq!(stage(&late), refused.clone().map(Stage::Ended), "{what}");
-                let begun = matches!(stage(&given), Some(Stage::Draining { .. } | Stage::Stopping));
+                let begun = !matches!(stage(&given), Some(Stage::Preparing | Stage::Ended(_)));
                 assert!(!begun, "{what}: nothing that a client notices");
                 assert_eq!(goal_of(&late).access, Access::ReadWrite, "{what}");
             }
@@ -117,24 +122,36 @@ fn a_switchover_begins_once_its_sync_could_take_over() {
 }
 
 #[test]
-fn a_primary_drains_then_stops_in_order_then_says_where_its_wal_ends() {
+fn a_primary_sends_clients_away_then_drains_then_stops_in_order() {
     let given = told(asked(None));
     let goal = goal_of(&given);
-    assert_eq!((goal.access, goal.sessions), (Access::ReadOnly, Sessions::Leave));
+    assert_eq!((goal.access, goal.sessions), (Access::ReadWrite, Sessions::Leave), "at first");
+    assert!(said(&given).drains, "proxies learn of it");
+    let mut shown = asked(None);
+    says(&mut shown, said(&given));
+    let closed = after(given.clone(), NOW, Event::Snapshot(shown.into()));
+    let draining = after(closed.clone(), later(1), left(Access::ReadWrite, 1, 1));
+    let goal = goal_of(&draining);
+    assert_eq!((goal.access, goal.sessions), (Access::ReadOnly, Sessions::Leave), "after a while");
     #[rustfmt::skip]
     let cases = [
-        // what is so                       when      sessions  stops
-        ("a transaction is open",           NOW,      1,        false),
-        ("and still is after the drain",    later(2), 1,        true),
-        ("none is open",                    NOW,      0,        true),
+        // what is so                          of         when      what is seen                      stops
+        ("nobody is there, but may come",      &given,    NOW,      left(Access::ReadWrite, 0, 0),    false),
+        ("nobody is there, nor will be",       &closed,   NOW,      left(Access::ReadWrite, 0, 0),    true),
+        ("somebody is between two",            &closed,   NOW,      left(Access::ReadWrite, 1, 0),    false),
+        ("somebody is inside one",             &draining, later(1), left(Access::ReadOnly, 1, 1),     false),
+        ("and still is after the drain",       &draining, later(2), left(Access::ReadOnly, 1, 1),     true),
+        ("nobody writes any more",             &draining, later(1), drained(),                        true),
+        ("it is not known who is there",       &closed,   NOW,      Event::Tick,                      false),
     ];
-    for (what, now, in_transaction, stops) in cases {
-        let then = after(given.clone(), now, draining(in_transaction));
+    for (what, state, now, seen, stops) in cases {
+        let then = after(state.clone(), now, seen);
         assert_eq!(then.goal == Some(Goal::Down(Stop::Fast)), stops, "{what}: {:?}", then.goal);
         assert_eq!(said(&then).server, ServerState::Primary, "{what}: its server runs");
         assert_eq!(said(&then).open, None, "{what}: the write address holds clients");
+        assert!(said(&then).drains, "{what}");
     }
-    let stopping = after(given, NOW, draining(0));
+    let stopping = after(given, NOW, drained());
     let busy = after(stopping, NOW, Event::Observed(server("pg-1", Run::Busy(Work::Stopping))));
     assert_eq!((said(&busy).server, said(&busy).hands_over), (ServerState::Starting, None));
 
@@ -241,7 +258,7 @@ fn a_handover_that_cannot_complete_is_taken_back() {
 
 #[test]
 fn a_stop_in_order_gets_its_time_up_to_the_deadline() {
-    let stopping = after(told(asked(None)), NOW, draining(0));
+    let stopping = after(told(asked(None)), NOW, drained());
     let busy = || Event::Observed(server("pg-1", Run::Busy(Work::Stopping)));
     let busy_at = |now| after(stopping.clone(), now, busy());
 
@@ -257,7 +274,7 @@ fn a_stop_in_order_gets_its_time_up_to_the_deadline() {
 
 #[test]
 fn a_stop_that_was_no_stop_in_order_hands_nothing_over() {
-    let stopping = after(told(asked(None)), NOW, draining(0));
+    let stopping = after(told(asked(None)), NOW, drained());
     let then = after(stopping, NOW, stopped(None));
     assert_eq!((said(&then).server, said(&then).hands_over), (ServerState::Starting, None));
     let why = "the server here did not stop in order".to_owned();
@@ -271,6 +288,7 @@ fn a_drain_that_cannot_go_on_lets_clients_in_again() {
     let then = after(given.clone(), NOW, trouble);
     let goal = goal_of(&then);
     assert_eq!((goal.access, goal.sessions), (Access::ReadWrite, Sessions::Stay));
+    assert!(!said(&then).drains, "proxies lead clients here again");
 
     // It died instead: the sync takes over as from any other that died, and answers.
     let died = after(given, NOW, stopped(None));
@@ -296,7 +314,7 @@ fn an_async_is_made_the_sync_first() {
     let row = StandbyRow { id: id("pg-3"), flushed: Lsn(END + 8), waits: Waits::ForIt };
     let caught_up = PrimaryView { end: Lsn(END + 8), standbys: vec![row], ..primary(&["pg-3"]) };
     let then = after(won, NOW, Event::Observed(server("pg-1", Run::Primary(caught_up))));
-    assert_eq!(stage(&then), Some(Stage::Draining { since: NOW }));
+    assert_eq!(stage(&then), Some(Stage::Closing { since: NOW }));
 }
 
 #[test]

@@ -4,16 +4,17 @@
 //! down, and commits. A session that ends before the first of them was answered ends *between*
 //! transactions: its client connects again, as any pool does, and nothing has failed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
-use dugong_tests::{connect, eventually};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::Client;
+
+use crate::{connect, eventually};
 
 /// Of each client, so that none waits for another one's row.
 const ACCOUNTS: usize = 100;
@@ -31,18 +32,18 @@ enum Order {
 
 /// What a client was told.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub struct Told {
     /// Number and time of each transaction that was acknowledged.
-    pub(super) acknowledged: Vec<(i64, Instant)>,
+    pub acknowledged: Vec<(i64, Instant)>,
     /// The commit was sent, and not answered.
-    pub(super) doubted: usize,
+    pub doubted: usize,
     /// Begun, and not committed: why.
-    pub(super) broken: Vec<String>,
-    pub(super) connected_again: usize,
+    pub broken: Vec<String>,
+    pub connected_again: usize,
 }
 
 /// All clients.
-pub(super) struct Crowd {
+pub struct Crowd {
     order: watch::Sender<Order>,
     acknowledged: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Told>>,
@@ -50,28 +51,28 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Connects them; they rest.
-    pub(super) async fn start(dsn: &str, clients: usize) -> anyhow::Result<Self> {
-        let client = connect(dsn).await.map_err(anyhow::Error::msg)?;
+    pub async fn start(dsn: &str, clients: usize) -> Self {
+        let client = connect(dsn).await.expect("a client can connect");
         let tables = format!(
             "create table accounts (id bigint primary key, balance bigint not null);
              insert into accounts select n, 0 from generate_series(1, {}) n;
              create table done (client int, n bigint, primary key (client, n))",
             ACCOUNTS * clients
         );
-        client.batch_execute(&tables).await.context("the tables can be made")?;
+        client.batch_execute(&tables).await.expect("the tables can be made");
         let (order, orders) = watch::channel(Order::Rest);
         let acknowledged = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         for number in 0..clients {
-            let client = connect(dsn).await.map_err(anyhow::Error::msg)?;
+            let client = connect(dsn).await.expect("a client can connect");
             let one = One { dsn: dsn.to_owned(), number, acknowledged: acknowledged.clone() };
             tasks.push(tokio::spawn(one.live(client, orders.clone())));
         }
-        Ok(Self { order, acknowledged, tasks })
+        Self { order, acknowledged, tasks }
     }
 
     /// Returns once nothing is acknowledged any more.
-    pub(super) async fn rests(&self) {
+    pub async fn rests(&self) {
         self.order.send_replace(Order::Rest);
         let mut before = self.acknowledged.load(Ordering::Relaxed);
         eventually("the clients rest", LIMIT, async || {
@@ -83,7 +84,7 @@ impl Crowd {
     }
 
     /// Returns once they are at it.
-    pub(super) async fn works(&self) {
+    pub async fn works(&self) {
         self.order.send_replace(Order::Work);
         let goal = self.acknowledged.load(Ordering::Relaxed) + 500;
         eventually("the clients work", LIMIT, async || {
@@ -94,7 +95,7 @@ impl Crowd {
     }
 
     /// What each was told.
-    pub(super) async fn ends(self) -> Vec<Told> {
+    pub async fn ends(self) -> Vec<Told> {
         self.order.send_replace(Order::End);
         let mut told = Vec::new();
         for task in self.tasks {
@@ -102,6 +103,21 @@ impl Crowd {
         }
         told
     }
+}
+
+/// What was acknowledged to each client, and is not there.
+pub async fn lost(dsn: &str, told: &[Told]) -> Vec<(usize, i64)> {
+    let client = connect(dsn).await.expect("a client can connect");
+    let mut lost = Vec::new();
+    for (number, told) in told.iter().enumerate() {
+        let of = i32::try_from(number).expect("not so many clients");
+        let rows = client.query("select n from done where client = $1", &[&of]).await;
+        let rows = rows.expect("the table can be read");
+        let there: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+        let gone = told.acknowledged.iter().filter(|(n, _)| !there.contains(n));
+        lost.extend(gone.map(|(n, _)| (number, *n)));
+    }
+    lost
 }
 
 /// One client.
