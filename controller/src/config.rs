@@ -20,6 +20,7 @@
 //! **Invariant:** plain data only, no socket and no handle; a key that is not known is an error,
 //! since a misspelt timeout must not be a silent default.
 
+mod bootstrap;
 pub mod chosen;
 mod dns;
 mod env;
@@ -39,6 +40,7 @@ use dugong_machine::Bootstrap;
 use dugong_topology::{Address, InstanceId};
 use serde::Deserialize;
 
+pub use bootstrap::Origin;
 pub use dns::DnsConfig;
 pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
@@ -65,6 +67,8 @@ pub struct Config {
     /// default 2. Or `one_node = true`: this one makes it, and its commits wait for nobody until a
     /// standby has joined.
     pub bootstrap: Bootstrap,
+    /// `[bootstrap]`: where the first data of a new cluster comes from.
+    pub origin: Origin,
     pub postgres: PostgresConfig,
     pub http: HttpConfig,
     pub store: StoreConfig,
@@ -143,6 +147,8 @@ struct RawConfig {
     bootstrap_size: Option<usize>,
     #[serde(default)]
     one_node: bool,
+    #[serde(default, rename = "bootstrap")]
+    origin: bootstrap::RawBootstrap,
     postgres: postgres::RawPostgres,
     http: http::RawHttp,
     store: store::RawStore,
@@ -174,7 +180,7 @@ impl TryFrom<RawConfig> for Config {
                 return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
             }
         }
-        let bootstrap = bootstrap(raw.bootstrap_size, raw.one_node)?;
+        let bootstrap = size_of_bootstrap(raw.bootstrap_size, raw.one_node)?;
         let store = raw.store.checked()?;
         let postgres = PostgresConfig::try_from(raw.postgres)?;
         refuse_wildcard("http.listen", &raw.http.listen)?;
@@ -190,6 +196,7 @@ impl TryFrom<RawConfig> for Config {
             dir,
             credentials,
             bootstrap,
+            origin: raw.origin.checked()?,
             postgres,
             http: raw.http.checked()?,
             timings: raw.timings.checked(store.session_ttl)?,
@@ -200,7 +207,7 @@ impl TryFrom<RawConfig> for Config {
     }
 }
 
-fn bootstrap(size: Option<usize>, one_node: bool) -> Result<Bootstrap, ConfigProblem> {
+fn size_of_bootstrap(size: Option<usize>, one_node: bool) -> Result<Bootstrap, ConfigProblem> {
     match (size, one_node) {
         (None, true) => Ok(Bootstrap::OneNode),
         (Some(value), true) => Err(ConfigProblem::OneNodeOf { value }),

@@ -16,6 +16,7 @@
 
 mod adoption;
 mod advisor;
+mod carried;
 mod certificates;
 mod configuration;
 mod control;
@@ -35,6 +36,7 @@ mod look;
 mod making;
 mod mandate;
 mod names;
+mod origin;
 mod pace;
 mod plan;
 mod postmaster;
@@ -42,10 +44,13 @@ mod private;
 mod process;
 mod programs;
 mod progress;
+mod recovering;
 mod remote;
 mod replay;
 mod reporter;
+mod restoring;
 mod rewind;
+mod roles;
 mod room;
 mod running;
 mod seam;
@@ -66,7 +71,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::Clock;
-use crate::config::{Network, RepairConfig, TlsFiles};
+use crate::config::{Network, Origin, RepairConfig, TlsFiles};
 use crate::credentials::Credentials;
 use crate::store::Edition;
 
@@ -107,6 +112,8 @@ pub struct Settings {
     /// Between two commits that confirm the synchronous link.
     pub heartbeat_interval: Duration,
     pub repair: RepairConfig,
+    /// Where the first data of a new cluster comes from.
+    pub origin: Origin,
 }
 
 /// What was seen.

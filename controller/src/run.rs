@@ -274,6 +274,7 @@ fn postgres_settings(
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,
         repair: config.repair,
+        origin: config.origin.clone(),
     }
 }
 

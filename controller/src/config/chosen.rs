@@ -9,7 +9,7 @@ use super::keys::SECTIONS;
 use super::{env, error::ConfigProblem};
 
 /// The sections whose keys may be chosen.
-const OPEN: [&str; 2] = ["timings", "repair"];
+const OPEN: [&str; 3] = ["bootstrap", "timings", "repair"];
 
 /// `section.key` to its value.
 pub type Chosen = BTreeMap<String, String>;
@@ -88,7 +88,7 @@ mod tests {
             outcome.unwrap_err().to_string()
         };
         for word in ["repair.keep_diverge=2", "http.listen=all", "repair.keep_diverged", "=", ""] {
-            assert!(refused(word).contains("known are timings.link_ttl, "), "{}", refused(word));
+            assert!(refused(word).contains("known are bootstrap.method, "), "{}", refused(word));
         }
         let no_number = refused("repair.keep_diverged=some");
         assert!(no_number.starts_with("repair.keep_diverged: "), "{no_number}");

@@ -50,6 +50,10 @@ pub enum ConfigProblem {
     OneNodeOf { value: usize },
     #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
     BootstrapSize { value: usize },
+    #[error("{key} in [bootstrap] is for method = \"{method}\": remove it, or choose that method")]
+    OtherMethod { key: &'static str, method: &'static str },
+    #[error("[bootstrap] with method = \"{method}\" needs the key {key}")]
+    MethodNeeds { key: &'static str, method: &'static str },
     #[error("{key} in [store] is for kind = \"{kind}\": remove it, or choose that kind")]
     OtherStore { key: &'static str, kind: &'static str },
     #[error("[store] of kind \"{kind}\" needs the key {key}")]

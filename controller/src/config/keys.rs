@@ -6,10 +6,11 @@ use super::error::{ConfigProblem, Nearest};
 
 /// Sections with their keys, the top of the file first, in the order of the manual.
 #[rustfmt::skip]
-pub(super) const SECTIONS: [(&str, &[&str]); 7] = [
+pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
-           "postgres", "http", "store", "dns", "timings",
+           "bootstrap", "postgres", "http", "store", "dns", "timings",
            "repair"]),
+    ("bootstrap", &["method", "command"]),
     ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),

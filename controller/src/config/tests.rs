@@ -18,6 +18,9 @@ dir = "/srv/dugong/pg-1"
 credentials = "/srv/dugong/credentials.json"
 bootstrap_size = 3
 one_node = false
+[bootstrap]
+method = "command"
+command = "cp -a /backup/. $DUGONG_DATA"
 [postgres]
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
@@ -97,6 +100,8 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     let config = Config::parse(WHOLE).unwrap();
     assert_eq!(config.cluster, "orders");
     assert_eq!(config.bootstrap, Bootstrap::Of(3));
+    let command = "cp -a /backup/. $DUGONG_DATA".to_owned();
+    assert_eq!(config.origin, Origin::Command(command));
     let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
     let files = config.postgres.tls.unwrap();
@@ -129,6 +134,7 @@ fn the_smallest_file_has_the_documented_defaults() {
     let plain = SMALLEST.replace("[http]", "plain_networks = [\"10.0.0.9\"]\n[http]");
     let refused = Config::parse(&plain).unwrap_err().to_string();
     assert!(refused.contains("without tls_cert nobody does"), "{refused}");
+    assert_eq!(config.origin, Origin::Initdb);
     let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
     assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
     assert_eq!(config.postgres.bin, None);
@@ -170,7 +176,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 29: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 32: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -191,7 +197,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 19: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 22: "),
         ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
         ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
         ("tls_ca = \"/etc/dugong/authority.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
@@ -221,7 +227,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("tls_cert = \"/srv/dugong/pg-1.crt\"\ntls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "tls_key = \"/srv/dugong/pg-1.key\"", "http.tls_key without http.tls_cert"),
         ("tls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "", "http.tls_cert without http.tls_key"),
         ("\"/srv/dugong/token\"",            "\"token\"",                      "http.token_file = \"token\" is relative"),
-        ("[http]",                           "[http",                          "line 18: "),
+        ("[http]",                           "[http",                          "line 21: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");
@@ -231,6 +237,21 @@ fn what_is_wrong_is_refused_with_the_reason() {
         };
         assert!(message.contains(expected), "{to:?} is answered with {message:?}");
         assert!(!message.contains('\n'), "{to:?}: one line, not {message:?}");
+    }
+}
+
+#[test]
+fn first_data_that_comes_from_elsewhere_has_keys_of_its_own() {
+    #[rustfmt::skip]
+    let cases = [
+        ("method = \"command\"",             "method = \"initdb\"",            "command in [bootstrap] is for method = \"command\""),
+        ("method = \"command\"",             "method = \"magic\"",             "unknown variant `magic`"),
+        ("method = \"command\"",             "methd = \"command\"",            "in [bootstrap]; did you mean \"method\"?"),
+        ("\"cp -a /backup/. $DUGONG_DATA\"",  "\" \"",                          "method = \"command\" needs the key command"),
+    ];
+    for (from, to, expected) in cases {
+        let message = Config::parse(&WHOLE.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(message.contains(expected), "{to:?} is answered with {message:?}");
     }
 }
 

@@ -83,6 +83,11 @@ pub(super) fn owned(name: &str) -> Option<&'static str> {
     crate::config::owned_setting(name).or_else(fixed).or_else(ours)
 }
 
+/// Dugong's own default of a setting, named in lower case; none where it has none.
+pub(super) fn default(name: &str) -> Option<&'static str> {
+    DEFAULTS.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
 /// What changes while the server runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -274,7 +279,8 @@ pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) ->
     )
 }
 
-fn quoted(value: &str) -> String {
+/// A value as a file of settings has it.
+pub(super) fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -95,6 +95,11 @@ pub(super) fn write_identity(data: &Path, identity: &Identity) -> io::Result<()>
     replace_file(&data.join(IDENTITY), &text, Durability::Durable)
 }
 
+/// Removes the identity, whosever it is.
+pub(super) fn remove_identity(data: &Path) -> io::Result<()> {
+    super::layout::remove_all(&data.join(IDENTITY))
+}
+
 /// Removes what a copy has brought from its source and is not this instance's.
 pub(super) fn remove_source_marks(data: &Path) -> io::Result<()> {
     for name in [IDENTITY, "dugong.conf", "standby.signal", "recovery.signal", "postmaster.opts"] {

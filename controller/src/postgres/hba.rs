@@ -75,6 +75,7 @@ mod tests {
             credentials: Credentials::generate().unwrap(),
             heartbeat_interval: Duration::from_secs(1),
             repair: crate::config::RepairConfig::default(),
+            origin: crate::config::Origin::default(),
         }
     }
 

@@ -23,9 +23,9 @@ pub(super) struct Output {
 pub(super) enum HelperError {
     #[error("{program} cannot be run: {error}")]
     Start { program: String, error: std::io::Error },
-    /// `said` is the last telling line that it wrote to stderr.
+    /// `said` is the last telling line that it wrote to stderr, or else how it `ended`.
     #[error("{program} failed: {said}")]
-    Failed { program: String, said: String },
+    Failed { program: String, said: String, ended: String },
 }
 
 /// Whether a line that a helper wrote is worth keeping.
@@ -63,10 +63,11 @@ pub(super) async fn run_and_hear(
         Some(status) if status.success() => Ok(Output { stdout, stderr }),
         status => {
             let ended = status.map_or_else(|| "it is gone".to_owned(), |s| s.to_string());
-            let said = telling_line(&stderr).map_or(ended, |line| {
-                line.trim().trim_start_matches(&format!("{program}: ")).to_owned()
-            });
-            Err(HelperError::Failed { program, said })
+            let said = telling_line(&stderr).map_or_else(
+                || ended.clone(),
+                |line| line.trim().trim_start_matches(&format!("{program}: ")).to_owned(),
+            );
+            Err(HelperError::Failed { program, said, ended })
         }
     }
 }

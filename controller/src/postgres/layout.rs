@@ -21,6 +21,11 @@ pub(super) struct Layout {
     pub data: PathBuf,
     /// Data that is being made. Never counts as data.
     pub data_new: PathBuf,
+    /// A base backup that becomes the first data of a cluster. Never counts as data, whatever it
+    /// says about itself: it may be one of this very instance's, in another life.
+    pub data_restored: PathBuf,
+    /// What the first data of a cluster had for its configuration, as far as it came from elsewhere.
+    pub replaced: PathBuf,
     /// Data that a copy has just replaced.
     pub data_old: PathBuf,
     /// Data that `pg_rewind` works on. Nothing can be made of it but by that very run.
@@ -61,6 +66,8 @@ impl Layout {
         let layout = Self {
             data: data(&dir),
             data_new: dir.join("data.new"),
+            data_restored: dir.join("data.restored"),
+            replaced: dir.join("replaced"),
             data_old: dir.join("data.old"),
             data_rewind: dir.join("data.rewind"),
             rewind_wal: dir.join("data.rewind.wal"),
@@ -80,7 +87,7 @@ impl Layout {
     }
 
     /// Every directory that a server process of this instance may work in.
-    pub(super) fn workplaces(&self) -> [PathBuf; 6] {
+    pub(super) fn workplaces(&self) -> [PathBuf; 7] {
         workplaces(&self.dir)
     }
 
@@ -101,8 +108,8 @@ pub(super) fn rewound(dir: &Path) -> PathBuf {
 }
 
 /// Every directory in `dir`, free of symbolic links, that a server process may work in.
-pub(super) fn workplaces(dir: &Path) -> [PathBuf; 6] {
-    ["data", "data.new", "data.old", "data.lost", "data.rewind", "data.rewound"]
+pub(super) fn workplaces(dir: &Path) -> [PathBuf; 7] {
+    ["data", "data.new", "data.restored", "data.old", "data.lost", "data.rewind", "data.rewound"]
         .map(|name| dir.join(name))
 }
 

@@ -18,13 +18,14 @@ use tokio::time::{Duration, Instant};
 
 use super::Settings;
 use super::configuration::Common;
-use super::control::{LookError, Session, identifier, literal};
+use super::control::LookError;
 use super::data_dir::{ControlFile, DataDirError, new_identity, read_identity, write_identity};
 use super::diverged;
 use super::helper::{HelperError, Line, run_helper};
 use super::layout::{Durability, Layout, remove_all, replace_file, sync_directory};
 use super::process::Spawner;
 use super::progress::Progress;
+use super::roles;
 use super::tablespaces;
 
 /// Beside what is copied: a server makes WAL in files of 16 MB.
@@ -62,6 +63,18 @@ pub(super) enum MakingError {
         path.display()
     )]
     NoRoom { what: String, needed: u64, free: u64, path: PathBuf },
+    #[error(
+        "the command of [bootstrap] failed, {ended}: {said}; mend it, it is tried again from an \
+         empty directory"
+    )]
+    Command { ended: String, said: String },
+    #[error("what the command of [bootstrap] has left in {} {why}", path.display())]
+    NotRestored { path: PathBuf, why: String },
+    #[error(
+        "the recovery ended before its target, because the archive ends there: choose an earlier \
+         target, or bring the WAL that is missing ({0})"
+    )]
+    TargetNotReached(String),
     #[error(transparent)]
     Look(#[from] LookError),
     #[error("the data directory cannot be made: {0}")]
@@ -75,6 +88,9 @@ impl MakingError {
             Self::NotAsked { .. } | Self::NoCheckpoint { .. } | Self::Look(_) => true,
             Self::Copy { .. }
             | Self::Unverified { .. }
+            | Self::Command { .. }
+            | Self::NotRestored { .. }
+            | Self::TargetNotReached(_)
             | Self::Helper(_)
             | Self::DataDir(_)
             | Self::Server(_)
@@ -155,7 +171,7 @@ impl Workshop<'_> {
         let silent =
             |_| MakingError::Server(format!("it did not answer within {FRESH_PATIENCE:?}"));
         let session = session.await.map_err(silent)??;
-        create_roles(settings, &session).await?;
+        roles::make(&settings.credentials, &session).await?;
         drop(session);
         server.stop().await
     }
@@ -291,44 +307,8 @@ pub(super) fn tidy(layout: &Layout, me: &InstanceId) -> io::Result<()> {
     remove_all(&layout.data_rewind)?;
     remove_all(&layout.rewind_wal)?;
     remove_all(&layout.data_old)?;
+    remove_all(&layout.data_restored)?;
     remove_all(&layout.data_new)
-}
-
-/// The roles that a cluster is born with.
-async fn create_roles(settings: &Settings, session: &Session) -> Result<(), MakingError> {
-    let credentials = &settings.credentials;
-    let role = |login: &crate::credentials::Login, options: &str| {
-        let password = literal(login.password.expose());
-        let name = identifier(&login.name);
-        format!("CREATE ROLE {name} LOGIN {options} PASSWORD {password}")
-    };
-    let lookup = identifier(&credentials.lookup.name);
-    let application = &credentials.application;
-    let owner = identifier(&application.name);
-    let statements = [
-        role(&credentials.replication, "REPLICATION"),
-        // The sizes of tablespaces, for whoever copies them.
-        format!("GRANT pg_read_all_stats TO {}", identifier(&credentials.replication.name)),
-        role(&credentials.lookup, ""),
-        format!("CREATE ROLE {owner} LOGIN PASSWORD {}", literal(application.password.expose())),
-        "CREATE SCHEMA dugong".to_owned(),
-        // The verifier of one role, for whoever checks passwords in front of the server.
-        "CREATE FUNCTION dugong.user_lookup(name text, OUT rolname text, OUT rolpassword text) \
-         RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER \
-         SET search_path = pg_catalog, pg_temp AS $$ \
-         SELECT a.rolname::text, a.rolpassword FROM pg_catalog.pg_authid a \
-         WHERE a.rolname = $1 AND a.rolcanlogin $$"
-            .to_owned(),
-        "REVOKE ALL ON SCHEMA dugong FROM PUBLIC".to_owned(),
-        "REVOKE ALL ON FUNCTION dugong.user_lookup(text) FROM PUBLIC".to_owned(),
-        format!("GRANT USAGE ON SCHEMA dugong TO {lookup}"),
-        format!("GRANT EXECUTE ON FUNCTION dugong.user_lookup(text) TO {lookup}"),
-        format!("CREATE DATABASE {} OWNER {owner}", identifier(&application.database)),
-    ];
-    for statement in statements {
-        session.ask_without_deadline(&statement).await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -69,6 +69,11 @@ impl Backoff {
         Self { pauses: &[500, 1000, 2000, 5000], failures: 0, not_before: None }
     }
 
+    /// First data that comes from elsewhere.
+    pub(super) fn beginnings() -> Self {
+        Self { pauses: &[2000, 10_000, 60_000], failures: 0, not_before: None }
+    }
+
     pub(super) fn failed(&mut self) {
         let last = self.pauses.len() - 1;
         let pause = Duration::from_millis(self.pauses[self.failures.min(last)]);

@@ -97,6 +97,15 @@ impl Private<'_> {
         }
     }
 
+    /// A session, if it answers.
+    pub(super) async fn try_session(&self) -> Result<Session, LookError> {
+        self.door.open("postgres", "").await
+    }
+
+    pub(super) fn has_exited(&self) -> bool {
+        self.postmaster.has_exited()
+    }
+
     /// Where a standby that receives nothing has replayed all that it has.
     pub(super) async fn end_of_wal(
         &self,
@@ -149,8 +158,13 @@ impl Private<'_> {
         words.contains("has already been removed").then_some(words)
     }
 
-    fn failed(&self) -> MakingError {
+    /// Why it has ended.
+    pub(super) fn end_words(&self) -> String {
         let words = self.postmaster.last_words(&self.layout.log);
-        MakingError::Server(words.unwrap_or_else(|| "it said nothing".to_owned()))
+        words.unwrap_or_else(|| "it said nothing".to_owned())
+    }
+
+    fn failed(&self) -> MakingError {
+        MakingError::Server(self.end_words())
     }
 }

@@ -102,7 +102,12 @@ fn is_complete(bin: &Path) -> bool {
         .all(|program| bin.join(program).is_file())
 }
 
-fn version_of(bin: &Path) -> Result<Version, BinError> {
+/// The version of the server in a directory of programs.
+///
+/// # Errors
+///
+/// It does not say one.
+pub(super) fn version_of(bin: &Path) -> Result<Version, BinError> {
     let no_version = |said: String| BinError::NoVersion { path: bin.join("postgres"), said };
     let output = Command::new(bin.join("postgres"))
         .arg("--version")

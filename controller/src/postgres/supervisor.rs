@@ -80,6 +80,8 @@ pub(super) struct Supervisor {
     destroyed: bool,
     restarts: Backoff,
     copies: Backoff,
+    /// First data that comes from elsewhere: another try may cost hours.
+    beginnings: Backoff,
     rewinds: Rewinds,
     /// When it was last certain that nothing runs here; none since something was started.
     searched: Option<Instant>,
@@ -137,6 +139,7 @@ impl Supervisor {
             destroyed: false,
             restarts: Backoff::restarts(),
             copies: Backoff::copies(),
+            beginnings: Backoff::beginnings(),
             rewinds: Rewinds::default(),
             searched: None,
             asked_for_lack: None,
@@ -542,6 +545,9 @@ async fn superseded(
                 let late = since.elapsed() > YOUNG;
                 source == other && making == number && (old == newest || late)
             }
+            // A restore of hours is not given up because another instance is away for a moment:
+            // what it makes is nobody's data, and nothing that it starts lets anybody in.
+            (Some(Goal::Initialised), Some(Goal::Down(Stop::Immediate))) => true,
             (current, newest) => current == newest,
         };
         if !same {

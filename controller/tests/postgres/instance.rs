@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dugong_controller::clock::Clock;
-use dugong_controller::config::RepairConfig;
+use dugong_controller::config::{Origin, RepairConfig};
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
     Advisor, GiveUp, Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
@@ -171,6 +171,7 @@ impl Instance {
             credentials,
             heartbeat_interval: Duration::from_millis(200),
             repair: RepairConfig::default(),
+            origin: Origin::default(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! itself to be root runs itself again as the user `postgres`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod beginnings;
 mod copies;
 mod handover;
 mod instance;

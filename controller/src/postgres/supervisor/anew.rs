@@ -1,4 +1,4 @@
-//! Data made anew: `initdb`, or what is here brought to what the primary has, or a copy.
+//! Data made anew: the first of a cluster, or what is here brought to what the primary has, or a copy.
 
 use dugong_machine::{Old, Run, Upstream, Work};
 use dugong_topology::Way;
@@ -10,6 +10,7 @@ use super::super::making::{MakingError, Replaced, Stamp, Workshop};
 use super::super::progress::Progress;
 use super::super::rewind::Reused;
 use super::Supervisor;
+use crate::config::Origin;
 use crate::metrics::count_making;
 
 /// Between two words about how far it has come.
@@ -62,7 +63,7 @@ impl Supervisor {
             ));
             return Run::Down;
         }
-        if self.copies.must_wait() {
+        if self.copies.must_wait() || self.beginnings.must_wait() {
             return Run::Down;
         }
         self.report(Run::Busy(Work::Initialising)).await;
@@ -71,8 +72,17 @@ impl Supervisor {
         let common = self.adopted.borrow().common();
         let workshop =
             Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
-        let made = workshop.initialise().await;
-        self.made(made, "initdb").await
+        let (words, heard) = watch::channel(String::new());
+        let beginning = Box::pin(workshop.begin(&settings.origin, &words));
+        let made = self.watch_beginning(beginning, &heard).await;
+        let how = match settings.origin {
+            Origin::Initdb => "initdb",
+            Origin::Command(_) => "command",
+        };
+        if made.is_err() && settings.origin != Origin::Initdb {
+            self.beginnings.failed();
+        }
+        self.made(made, how).await
     }
 
     /// As a copy of `source`, or of what is here, where that may be given up.
@@ -149,6 +159,27 @@ impl Supervisor {
                 // Whatever worked on it.
                 self.end_everything().await;
                 None
+            }
+        }
+    }
+
+    /// Waits for the end of `work`, and tells in words what it does meanwhile.
+    async fn watch_beginning<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        words: &watch::Receiver<String>,
+    ) -> T {
+        tokio::pin!(work);
+        let mut ticks = tokio::time::interval(TELL);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                // Both are polled again: nothing is lost.
+                _ = ticks.tick() => {
+                    let said = words.borrow().clone();
+                    self.trouble = (!said.is_empty()).then_some(said);
+                    self.report(Run::Busy(Work::Initialising)).await;
+                }
             }
         }
     }

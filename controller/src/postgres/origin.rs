@@ -1,0 +1,67 @@
+//! The first data of a cluster: made from nothing, or what was somebody's before.
+//!
+//! **Invariant:** what came from elsewhere lies under a name that is nobody's data until it has
+//! recovered, was stopped in order, has this instance's identity, and is on disk. Whatever ends
+//! before leaves nothing that ever starts as data.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use dugong_topology::Generation;
+use tokio::sync::watch;
+
+use super::carried::{self, Of};
+use super::data_dir::{ControlFile, new_identity, remove_source_marks, write_identity};
+use super::layout::sync_directory;
+use super::making::{MakingError, Replaced, Stamp, Workshop};
+use crate::config::Origin;
+
+impl Workshop<'_> {
+    /// Makes it. `words` gets how far that is. Dropping the future kills whatever works on it.
+    pub(super) async fn begin(
+        self,
+        origin: &Origin,
+        words: &watch::Sender<String>,
+    ) -> Result<(), MakingError> {
+        match origin {
+            Origin::Initdb => self.initialise().await,
+            Origin::Command(line) => {
+                self.restore(line, words).await?;
+                self.become_data(&self.layout.data_restored, Of::Another, words).await
+            }
+        }
+    }
+
+    /// What lies in `data` recovers, and takes its place as this instance's.
+    async fn become_data(
+        self,
+        data: &Path,
+        of: Of,
+        words: &watch::Sender<String>,
+    ) -> Result<(), MakingError> {
+        let Self { settings, layout, spawner, .. } = self;
+        self.clear().await?;
+        carried::keep_files(layout, data)?;
+        let found = self.recover(data, words).await?;
+        carried::write(layout, data, &found, of)?;
+        remove_source_marks(data)?;
+        let control = ControlFile::read(settings, spawner, data).await?;
+        if control.state != "shut down" {
+            let state = control.state;
+            return Err(MakingError::Server(format!("it left the data {state:?}")));
+        }
+        let first = Stamp { making: 1, made_in: Generation::default() };
+        write_identity(data, &new_identity(settings, &control, first, control.checkpoint))?;
+        sync_whole(data.to_owned()).await?;
+        fs::rename(data, &layout.data_new)?;
+        sync_directory(&layout.dir)?;
+        self.put_in_place(Replaced::Prefix).await
+    }
+}
+
+/// All that was written to the disk of `data`: who knows what a command has left in memory.
+async fn sync_whole(data: std::path::PathBuf) -> io::Result<()> {
+    let syncing = tokio::task::spawn_blocking(move || Ok(rustix::fs::syncfs(File::open(data)?)?));
+    syncing.await.map_err(io::Error::other)?
+}

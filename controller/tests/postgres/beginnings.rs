@@ -1,0 +1,276 @@
+//! A cluster whose first data comes from elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use dugong_controller::config::Origin;
+use dugong_controller::credentials::Credentials;
+use dugong_controller::postgres::{Settings, find_bin};
+use dugong_machine::{Access, Receiver, Run};
+use dugong_tests::{eventually, free_port};
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use crate::instance::{Instance, as_postgres, id, server_processes};
+
+/// The longest that anything here may take.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A PostgreSQL as somebody has it, with an archive of its WAL.
+struct Server {
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Server {
+    fn make() -> Self {
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let server = Self { folder, port: free_port(), process: None };
+        std::fs::create_dir(server.path("archive")).unwrap();
+        let arguments = ["--username=postgres", "--auth=trust", "--no-sync", "-D"];
+        run(program("initdb").args(arguments).arg(server.data()));
+        let settings = format!(
+            "archive_mode = on\narchive_command = 'cp %p {}/%f'\nwork_mem = '9MB'\n\
+             synchronous_standby_names = ''\nfsync = off\nmax_connections = 300\n",
+            server.path("archive").display()
+        );
+        append(&server.data().join("postgresql.conf"), &settings);
+        server
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path("main")
+    }
+
+    async fn start(&mut self) -> Client {
+        let child = program("postgres")
+            .arg("-D")
+            .arg(self.data())
+            .args(["-c", "listen_addresses=", "-c", &format!("port={}", self.port)])
+            .args(["-c", &format!("unix_socket_directories={}", self.folder.path().display())])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        let (client, connection) = eventually("it takes connections", SOON, async || {
+            let mut config = tokio_postgres::Config::new();
+            config.host_path(self.folder.path()).port(self.port);
+            config.user("postgres").dbname("postgres");
+            config.connect(NoTls).await.map_err(|error| error.to_string())
+        })
+        .await;
+        tokio::spawn(connection);
+        client
+    }
+
+    fn back_up(&self) {
+        run(program("pg_basebackup")
+            .args(["--checkpoint=fast", "--wal-method=none", "--username=postgres", "-D"])
+            .arg(self.path("backup"))
+            .arg("-h")
+            .arg(self.folder.path())
+            .args(["-p", &self.port.to_string()]));
+    }
+
+    /// Ends it, in order, and everything that it wrote is in its archive.
+    fn stop(&mut self) {
+        run(program("pg_ctl").args(["stop", "--mode=fast", "--wait", "-D"]).arg(self.data()));
+        self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// What restores the backup, up to the named point.
+    fn restore_to(&self, point: &str) -> String {
+        format!(
+            "cp -a {}/. $DUGONG_DATA && touch $DUGONG_DATA/recovery.signal && \
+             cat >> $DUGONG_DATA/postgresql.auto.conf <<END\n\
+             restore_command = 'cp {}/%f %p'\n\
+             recovery_target_name = '{point}'\n\
+             END\n",
+            self.path("backup").display(),
+            self.path("archive").display()
+        )
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            // A test has failed; the rest of it goes with its postmaster.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn program(name: &str) -> Command {
+    let (bin, _) = find_bin(None).unwrap();
+    Command::new(bin.join(name))
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn append(path: &Path, text: &str) {
+    let before = std::fs::read_to_string(path).unwrap();
+    std::fs::write(path, before + text).unwrap();
+}
+
+/// An instance whose cluster begins by that.
+async fn beginning_by(origin: Origin) -> Instance {
+    let credentials = Credentials::generate().unwrap();
+    let told = |settings: &mut Settings| settings.origin = origin;
+    Instance::on_machine("pg-1", &credentials, told).await
+}
+
+async fn shown(client: &Client, setting: &str) -> String {
+    client.query_one(&format!("SHOW {setting}"), &[]).await.unwrap().get(0)
+}
+
+async fn count(client: &Client) -> i64 {
+    client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0)
+}
+
+/// A server with ten rows in its backup or its archive, then a named point, then ten more.
+async fn server_with_a_point() -> Server {
+    let mut server = Server::make();
+    let client = server.start().await;
+    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (0)").await.unwrap();
+    server.back_up();
+    let rows = "INSERT INTO t SELECT generate_series(1, 9)";
+    client.batch_execute(rows).await.unwrap();
+    client.batch_execute("SELECT pg_create_restore_point('noon')").await.unwrap();
+    client.batch_execute("INSERT INTO t SELECT generate_series(10, 19)").await.unwrap();
+    client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    server.stop();
+    server
+}
+
+#[test]
+fn a_backup_and_its_archive_become_a_cluster_as_of_a_point_in_time() {
+    as_postgres(async {
+        let server = server_with_a_point().await;
+        let mut primary = beginning_by(Origin::Command(server.restore_to("noon"))).await;
+        primary.initialise().await;
+        assert_eq!(primary.server.trouble, None);
+        let identity = primary.server.identity().unwrap().clone();
+        assert_eq!((identity.making, identity.made_at.timeline.0), (1, 2));
+
+        primary.downstreams = [id("pg-2")].into();
+        primary.primary(&["pg-2"], Access::ReadOnly);
+        primary.until_primary("it runs", |view| view.history.timeline.0 == 2).await;
+        let mut standby = Instance::new_in(&primary, "pg-2").await;
+        standby.copy_of(&primary, 1).await;
+        standby.standby(Some(&primary));
+        standby.until_standby("it streams", |v| v.receiver == Receiver::Streaming).await;
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        primary.until_open().await;
+        primary.log_in().await.expect("the cluster's passwords hold");
+        let client = primary.client().await;
+        assert_eq!(count(&client).await, 10, "neither more nor less");
+        client.batch_execute("INSERT INTO t VALUES (100)").await.unwrap();
+
+        // What was set there holds on both, but for what is Dugong's, or another cluster's.
+        for client in [client, standby.client().await] {
+            assert_eq!(shown(&client, "work_mem").await, "9MB");
+            assert_eq!(shown(&client, "fsync").await, "on");
+            assert_eq!(shown(&client, "max_connections").await, "200");
+            assert_eq!(shown(&client, "archive_mode").await, "off");
+            assert_eq!(shown(&client, "restore_command").await, "");
+        }
+        let replaced = primary.told().dir.join("replaced");
+        let report = std::fs::read_to_string(replaced.join("not-carried-over.txt")).unwrap();
+        for name in ["archive_command", "max_connections = '300'", "fsync"] {
+            assert!(report.contains(name), "{name} in {report}");
+        }
+        let auto = std::fs::read_to_string(replaced.join("postgresql.auto.conf")).unwrap();
+        assert!(auto.contains("recovery_target_name"), "{auto}");
+    });
+}
+
+#[test]
+fn a_command_that_makes_no_cluster_is_told_with_the_reason() {
+    as_postgres(async {
+        let server = server_with_a_point().await;
+        let restored = server.restore_to("noon");
+        let standby = format!("{restored}touch $DUGONG_DATA/standby.signal");
+        let alone = format!("cp -a {}/. $DUGONG_DATA", server.path("backup").display());
+        #[rustfmt::skip]
+        let cases = [
+            ("echo first; echo no route >&2; exit 7".to_owned(), "failed, exit status: 7: first; no route"),
+            ("exit 7".to_owned(),                                "it said nothing"),
+            ("true".to_owned(),                                  "is no data directory: it has no PG_VERSION"),
+            ("echo 12 > $DUGONG_DATA/PG_VERSION".to_owned(),     "is of PostgreSQL 12, and the programs in"),
+            (standby,                                            "a standby's recovery never ends"),
+            (server.restore_to("midnight"),                      "the recovery ended before its target"),
+            (alone,                                              "could not locate required checkpoint record"),
+        ];
+        for (command, expected) in cases {
+            let mut instance = beginning_by(Origin::Command(command.clone())).await;
+            instance.want(dugong_machine::Goal::Initialised);
+            instance
+                .until(&format!("{expected:?} is told of {command}"), |server| {
+                    let told = server.trouble.as_deref().unwrap_or_default();
+                    server.run == Run::Down && told.contains(expected)
+                })
+                .await;
+            assert!(!instance.told().dir.join("data").exists(), "{command}");
+            assert_eq!(instance.server.identity(), None, "{command}");
+        }
+    });
+}
+
+/// A backup of an instance of Dugong's says whose it is; in the middle of a restore that is a lie.
+#[test]
+fn what_an_end_in_the_middle_has_left_never_becomes_data() {
+    as_postgres(async {
+        let mut before = Instance::new("pg-1").await;
+        before.initialise().await;
+        let data = before.data();
+        let ended = before.end().await;
+        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
+        let begun = folder.path().join("begun");
+        let command = format!(
+            "cp -a {}/. $DUGONG_DATA\ntouch {}\nexec sleep 600",
+            data.display(),
+            begun.display()
+        );
+        let instance = beginning_by(Origin::Command(command)).await;
+        instance.want(dugong_machine::Goal::Initialised);
+        eventually("the command is in the middle", SOON, async || {
+            if begun.exists() { Ok(()) } else { Err("it is not yet".to_owned()) }
+        })
+        .await;
+        let dir = instance.told().dir.canonicalize().unwrap();
+        let restored = dir.join("data.restored");
+        assert!(restored.join("dugong.identity.json").exists(), "it says that it is pg-1's");
+
+        // The controller ends; as after a kill, something that it began goes on.
+        let mut rest = instance.end().await;
+        let mut orphan =
+            Command::new("sleep").arg("600").env("DUGONG_DATA", &restored).spawn().unwrap();
+        rest.tell(|settings| {
+            settings.origin = Origin::Command(format!("cp -a {}/. $DUGONG_DATA", data.display()));
+        });
+        let mut again = rest.resume();
+        again.until("it has looked", |server| server.run == Run::Down).await;
+        assert_eq!(again.server.identity(), None, "it has no data");
+        assert!(!dir.join("data").exists() && !restored.exists());
+
+        again.initialise().await;
+        assert!(!orphan.wait().unwrap().success(), "it was ended");
+        assert_eq!(again.server.identity().unwrap().instance, id("pg-1"));
+        again.one_node();
+        again.until_open().await;
+        again.log_in().await.expect("with passwords of its own");
+        assert_eq!(server_processes(&restored), [0; 0]);
+        drop(ended);
+    });
+}
