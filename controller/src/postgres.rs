@@ -18,6 +18,7 @@ mod adoption;
 mod advisor;
 mod carried;
 mod certificates;
+mod checkpoint;
 mod configuration;
 mod control;
 mod copying;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::presence::StandbyLag;
 use crate::record::{Record, SystemIdentifier};
+use crate::request::RequestNumber;
 
 /// The state that the server shall be in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +63,8 @@ pub struct PrimaryGoal {
     pub names: Names,
     pub access: Access,
     pub sessions: Sessions,
+    /// A checkpoint, for the switchover that wants it: what it writes, the stop need not.
+    pub checkpoint: Option<RequestNumber>,
     /// The instances that receive WAL from here, each with a physical slot.
     pub downstreams: BTreeSet<InstanceId>,
     /// A server that died is started again only for a greater number than the one it died in: by
@@ -232,6 +235,8 @@ pub struct PrimaryView {
     pub access: Access,
     /// Counted only while they leave.
     pub leaving: Option<Leaving>,
+    /// The last checkpoint that was asked for and has ended.
+    pub checkpointed: Option<RequestNumber>,
     /// The standbys that stream from here.
     pub standbys: Vec<StandbyRow>,
 }

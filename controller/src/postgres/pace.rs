@@ -40,14 +40,15 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
     if arrived { Pace::Steady } else { Pace::Fast }
 }
 
-/// Whether it is open, and everybody that commits wait for streams.
+/// Whether it is open, everybody that commits wait for streams, and nothing is to be written.
 fn has_caught_up(goal: &PrimaryGoal, view: &PrimaryView) -> bool {
     let waits = |id| view.standby(id).is_some_and(|row| row.waits == Waits::ForIt);
+    let written = goal.checkpoint.is_none() || goal.checkpoint == view.checkpointed;
     let all_wait = match &goal.names {
         Names::Each(names) => names.iter().all(waits),
         Names::OneNode => true,
     };
-    view.access == Access::ReadWrite && goal.access == view.access && all_wait
+    view.access == Access::ReadWrite && goal.access == view.access && all_wait && written
 }
 
 /// Pauses between attempts that fail in a row.

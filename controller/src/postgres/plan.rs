@@ -127,6 +127,7 @@ mod tests {
             names: Names::Each(Vec::new()),
             access: Access::ReadOnly,
             sessions: Sessions::Stay,
+            checkpoint: None,
             downstreams: BTreeSet::new(),
             life: 0,
         })

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Settings;
+use super::checkpoint::Checkpoint;
 use super::configuration::{self, Clients, Common, Live, Source};
 use super::control::{Door, LookError, Session, literal, only, value};
 use super::data_dir::{self, StartsAs};
@@ -80,6 +81,8 @@ pub(super) struct Running {
     checkpoint_due: bool,
     /// That checkpoint under way. Ends with the server at the latest.
     background: JoinSet<()>,
+    /// Before a planned stop.
+    checkpoint: Checkpoint,
     /// Since when a standby that has an upstream receives nothing.
     dry_since: Option<Instant>,
     /// As a standby: what is received is not replayed.
@@ -114,6 +117,7 @@ impl Running {
             history: None,
             checkpoint_due: false,
             background: JoinSet::new(),
+            checkpoint: Checkpoint::default(),
             dry_since: None,
             replay_paused: false,
         }
@@ -268,12 +272,15 @@ impl Running {
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint(place.settings);
         }
+        let wanted = goal.and_then(|goal| goal.checkpoint);
+        let checkpointed = self.checkpoint.keep(wanted, &self.door).await;
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
             end: look.end.lsn,
             names,
             access: look.access,
             leaving,
+            checkpointed,
             standbys: look.standbys,
         }))
     }

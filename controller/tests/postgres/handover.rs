@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use dugong_machine::{
-    Access, Data, Goal, Names, PrimaryView, Receiver, Run, Sessions, Stop, Waits,
+    Access, Data, Goal, Names, PrimaryView, Receiver, RequestNumber, Run, Sessions, Stop, Waits,
 };
 use dugong_topology::TimelineId;
 use tokio_postgres::Client;
@@ -33,6 +33,13 @@ fn a_primary_drains_stops_in_order_and_follows_its_sync() {
             .await;
         let (still, busy) = (primary.tcp_client().await, primary.tcp_client().await);
         busy.batch_execute("BEGIN; CREATE TABLE t (n int)").await.unwrap();
+
+        primary.checkpoint = Some(RequestNumber(3));
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        primary
+            .until_primary("all is written", |view| view.checkpointed == Some(RequestNumber(3)))
+            .await;
+        primary.checkpoint = None;
 
         // Whoever has not moved for a while leaves; whoever is inside a transaction may write on.
         primary.primary_with(&["pg-2"], Access::ReadWrite, Sessions::Leave);

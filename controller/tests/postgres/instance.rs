@@ -15,8 +15,8 @@ use dugong_controller::postgres::{
 };
 use dugong_controller::store::Edition;
 use dugong_machine::{
-    Access, Goal, Names, Old, PrimaryGoal, PrimaryView, Run, Server, Sessions, StandbyGoal,
-    StandbyView, Time, Upstream,
+    Access, Goal, Names, Old, PrimaryGoal, PrimaryView, RequestNumber, Run, Server, Sessions,
+    StandbyGoal, StandbyView, Time, Upstream,
 };
 use dugong_tests::free_port;
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
@@ -104,6 +104,7 @@ pub(crate) struct Instance {
     /// A primary that died is started again only in a later one.
     pub(crate) life: u32,
     pub(crate) downstreams: BTreeSet<InstanceId>,
+    pub(crate) checkpoint: Option<RequestNumber>,
     pub(crate) credentials: Credentials,
     /// The newest observation.
     pub(crate) server: Server,
@@ -185,6 +186,7 @@ impl Instance {
             timeline: TimelineId(2),
             life: 0,
             downstreams: BTreeSet::new(),
+            checkpoint: None,
             credentials: settings.credentials.clone(),
             server: Server::unknown(),
             confirmed: None,
@@ -275,6 +277,7 @@ impl Instance {
             names,
             access,
             sessions,
+            checkpoint: self.checkpoint,
             downstreams: self.downstreams.clone(),
             life: self.life,
         }));

@@ -64,6 +64,7 @@ impl Office<'_> {
             end: lsn(if early { self.end_before } else { self.end }),
             names,
             access: self.access,
+            checkpointed: goal.and_then(|goal| goal.checkpoint),
             leaving: leave.then_some(Leaving { sessions, in_transaction: sessions }),
             standbys,
         }

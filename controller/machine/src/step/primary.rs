@@ -124,6 +124,7 @@ impl State {
             names,
             access,
             sessions,
+            checkpoint: self.wanted_checkpoint(),
             downstreams: downstreams_of(snapshot, record, &self.me),
             life: self.lives,
         })

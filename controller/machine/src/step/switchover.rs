@@ -74,7 +74,7 @@ impl State {
         if let Some(why) = self.refuses_to_begin(record, request, asked) {
             return Stage::Ended(Outcome::Refused { why });
         }
-        match self.not_ready(snapshot, record, asked) {
+        match self.not_ready(snapshot, record, request, asked) {
             None => Stage::Closing { since: now },
             Some(why) if late => Stage::Ended(Outcome::Refused { why }),
             Some(_) => Stage::Preparing,
@@ -112,6 +112,7 @@ impl State {
         &self,
         snapshot: &Snapshot,
         record: &Record,
+        request: RequestNumber,
         asked: &Switchover,
     ) -> Option<String> {
         if let Some(to) = self.wanted_sync(record) {
@@ -127,6 +128,9 @@ impl State {
         let sync = record.sync.as_ref().and_then(|sync| view.standby(sync));
         if open != Some(record.generation) || sync.is_none_or(|row| row.waits != Waits::ForIt) {
             return Some("the sync has not caught up".to_owned());
+        }
+        if view.checkpointed != Some(request) {
+            return Some("the checkpoint before the stop has not ended in time".to_owned());
         }
         let unsure = self.declaring.is_some() || self.raced_at.is_some();
         unsure.then(|| "the record is being changed".to_owned())
@@ -214,6 +218,12 @@ impl State {
         let (_, asked) = snapshot.switchover()?;
         let to = asked.to.as_ref().filter(|to| record.asyncs.contains(to))?;
         snapshot.is_ready(to).then(|| to.clone())
+    }
+
+    /// While clients notice nothing, most of what a stop would have to write is written.
+    pub(super) fn wanted_checkpoint(&self) -> Option<RequestNumber> {
+        let ongoing = self.switchover.as_ref()?;
+        (ongoing.stage == Stage::Preparing).then_some(ongoing.request)
     }
 
     /// Whether the server is on its way down for a switchover, or down for it.

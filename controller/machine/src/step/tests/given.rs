@@ -167,6 +167,7 @@ pub(super) fn primary(names: &[&str]) -> PrimaryView {
         names: Names::Each(names.iter().map(|name| id(name)).collect()),
         access: Access::ReadWrite,
         leaving: None,
+        checkpointed: Some(NUMBER),
         standbys: vec![StandbyRow { id: id("pg-2"), flushed: Lsn(END), waits: Waits::ForIt }],
     }
 }

@@ -165,6 +165,28 @@ fn a_primary_sends_clients_away_then_drains_then_stops_in_order() {
 }
 
 #[test]
+fn what_a_stop_would_write_is_written_before_anybody_notices() {
+    let unwritten = |checkpointed| {
+        let view = PrimaryView { checkpointed, ..primary(&["pg-2"]) };
+        Event::Observed(server("pg-1", Run::Primary(view)))
+    };
+    let mut given = in_office(snapshot());
+    given.leases.session_until = later(60);
+    let given = after(given, NOW, unwritten(Some(RequestNumber(4))));
+    let given = after(given, NOW, Event::Snapshot(asked(None).into()));
+    let goal = goal_of(&given);
+    assert_eq!((stage(&given), goal.checkpoint), (Some(Stage::Preparing), Some(NUMBER)));
+    assert_eq!((goal.access, goal.sessions), (Access::ReadWrite, Sessions::Stay));
+
+    let then = after(given.clone(), later(1), unwritten(Some(NUMBER)));
+    assert_eq!(stage(&then), Some(Stage::Closing { since: later(1) }));
+    assert_eq!(goal_of(&then).checkpoint, None);
+
+    let why = "the checkpoint before the stop has not ended in time".to_owned();
+    assert_eq!(answer(&given, later(10), Event::Tick), Some(Outcome::Refused { why }));
+}
+
+#[test]
 fn the_sync_takes_over_exactly_what_was_handed_over() {
     let word = |last| {
         let mut snapshot = asked(None);
