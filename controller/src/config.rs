@@ -181,6 +181,8 @@ impl TryFrom<RawConfig> for Config {
             }
         }
         let bootstrap = size_of_bootstrap(raw.bootstrap_size, raw.one_node)?;
+        let repair = raw.repair.checked()?;
+        let origin = raw.origin.checked(repair.keep_diverged)?;
         let store = raw.store.checked()?;
         let postgres = PostgresConfig::try_from(raw.postgres)?;
         refuse_wildcard("http.listen", &raw.http.listen)?;
@@ -196,11 +198,11 @@ impl TryFrom<RawConfig> for Config {
             dir,
             credentials,
             bootstrap,
-            origin: raw.origin.checked()?,
+            origin,
             postgres,
             http: raw.http.checked()?,
             timings: raw.timings.checked(store.session_ttl)?,
-            repair: raw.repair.checked()?,
+            repair,
             store,
             dns,
         })

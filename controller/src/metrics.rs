@@ -26,7 +26,7 @@ const TABLE: [(&str, Kind, &str); 19] = [
     ("dugong_making_done_bytes",           Kind::Gauge,   "What has been brought of data that is made anew here; 0 while none is. Label: way (copy, rewind)."),
     ("dugong_making_total_bytes",          Kind::Gauge,   "The same, all of it, once that is known. Label: way."),
     ("dugong_making_left_seconds",         Kind::Gauge,   "How long it still takes at the pace so far; 0 where that is not known. Label: way."),
-    ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, command, copy, rewind, prefix: its WAL was found to be one)."),
+    ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, command, adopt, copy, rewind, prefix: its WAL was found to be one)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
     ("dugong_settings_revision",           Kind::Gauge,   "Revision of the cluster's settings that the server here is told; 0: none were ever set."),
     ("dugong_settings_refused",            Kind::Gauge,   "1 while the server here does not take later settings of the cluster."),

@@ -24,6 +24,7 @@ mod control;
 mod copying;
 mod data_dir;
 mod diverged;
+mod existing;
 mod floors;
 mod given_up;
 mod greeting;

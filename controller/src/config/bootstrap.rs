@@ -1,5 +1,7 @@
 //! `[bootstrap]`: where the first data of a new cluster comes from.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::error::ConfigProblem;
@@ -12,6 +14,8 @@ pub enum Origin {
     Initdb,
     /// A command line, for `sh -c`, fills an empty directory with a base backup.
     Command(String),
+    /// The data directory of a PostgreSQL that was stopped in order; absolute. It is moved.
+    Adopt(PathBuf),
 }
 
 /// What the section may say, before it is checked.
@@ -20,6 +24,7 @@ pub enum Origin {
 pub(super) struct RawBootstrap {
     method: Method,
     command: Option<String>,
+    data: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -28,20 +33,36 @@ enum Method {
     #[default]
     Initdb,
     Command,
+    Adopt,
 }
 
 impl RawBootstrap {
-    pub(super) fn checked(self) -> Result<Origin, ConfigProblem> {
-        let Self { method, command } = self;
-        let other = |key, method| Err(ConfigProblem::OtherMethod { key, method });
-        match (method, command) {
-            (Method::Initdb, None) => Ok(Origin::Initdb),
-            (Method::Initdb, Some(_)) => other("command", "command"),
-            (Method::Command, Some(command)) if !command.trim().is_empty() => {
-                Ok(Origin::Command(command))
+    /// `keep_diverged`: of `[repair]`.
+    pub(super) fn checked(self, keep_diverged: usize) -> Result<Origin, ConfigProblem> {
+        let Self { method, command, data } = self;
+        let needs = |key, method| ConfigProblem::MethodNeeds { key, method };
+        match method {
+            Method::Initdb | Method::Command if data.is_some() => {
+                Err(ConfigProblem::OtherMethod { key: "data", method: "adopt" })
             }
-            (Method::Command, _) => {
-                Err(ConfigProblem::MethodNeeds { key: "command", method: "command" })
+            Method::Initdb | Method::Adopt if command.is_some() => {
+                Err(ConfigProblem::OtherMethod { key: "command", method: "command" })
+            }
+            Method::Initdb => Ok(Origin::Initdb),
+            Method::Command => {
+                let command = command.filter(|line| !line.trim().is_empty());
+                Ok(Origin::Command(command.ok_or_else(|| needs("command", "command"))?))
+            }
+            Method::Adopt => {
+                let data = data.ok_or_else(|| needs("data", "adopt"))?;
+                if !data.is_absolute() {
+                    return Err(ConfigProblem::NotAbsolute { key: "bootstrap.data", value: data });
+                }
+                // Where another instance was quicker to begin the cluster, a copy takes its place.
+                if keep_diverged == 0 {
+                    return Err(ConfigProblem::AdoptsWithoutKeeping);
+                }
+                Ok(Origin::Adopt(data))
             }
         }
     }

@@ -54,6 +54,11 @@ pub enum ConfigProblem {
     OtherMethod { key: &'static str, method: &'static str },
     #[error("[bootstrap] with method = \"{method}\" needs the key {key}")]
     MethodNeeds { key: &'static str, method: &'static str },
+    #[error(
+        "bootstrap.method = \"adopt\" and repair.keep_diverged = 0 do not go together: should another \
+         instance begin the cluster first, a copy of it would replace what was adopted"
+    )]
+    AdoptsWithoutKeeping,
     #[error("{key} in [store] is for kind = \"{kind}\": remove it, or choose that kind")]
     OtherStore { key: &'static str, kind: &'static str },
     #[error("[store] of kind \"{kind}\" needs the key {key}")]

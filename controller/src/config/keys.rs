@@ -10,7 +10,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
            "bootstrap", "postgres", "http", "store", "dns", "timings",
            "repair"]),
-    ("bootstrap", &["method", "command"]),
+    ("bootstrap", &["method", "command", "data"]),
     ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),

@@ -119,7 +119,9 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     for (section, keys) in keys::SECTIONS {
         let table = if section.is_empty() { &file } else { file[section].as_table().unwrap() };
         for key in keys {
-            let known = table.contains_key(*key) || section == "store" && etcd.contains_key(*key);
+            let other = section == "store" && etcd.contains_key(*key);
+            let known =
+                table.contains_key(*key) || other || (section, *key) == ("bootstrap", "data");
             assert!(known, "{key} in [{section}]");
         }
     }
@@ -242,17 +244,29 @@ fn what_is_wrong_is_refused_with_the_reason() {
 
 #[test]
 fn first_data_that_comes_from_elsewhere_has_keys_of_its_own() {
+    const COMMAND: &str = "command = \"cp -a /backup/. $DUGONG_DATA\"";
+    const BOTH: &str = "method = \"command\"\ncommand = \"cp -a /backup/. $DUGONG_DATA\"";
     #[rustfmt::skip]
     let cases = [
         ("method = \"command\"",             "method = \"initdb\"",            "command in [bootstrap] is for method = \"command\""),
         ("method = \"command\"",             "method = \"magic\"",             "unknown variant `magic`"),
         ("method = \"command\"",             "methd = \"command\"",            "in [bootstrap]; did you mean \"method\"?"),
         ("\"cp -a /backup/. $DUGONG_DATA\"",  "\" \"",                          "method = \"command\" needs the key command"),
+        ("method = \"command\"",             "method = \"adopt\"",             "command in [bootstrap] is for method = \"command\""),
+        (COMMAND,                            "data = \"/srv/old\"",             "data in [bootstrap] is for method = \"adopt\""),
+        (BOTH,                               "method = \"adopt\"",             "method = \"adopt\" needs the key data"),
+        (BOTH,                               "method = \"adopt\"\ndata = \"old\"", "bootstrap.data = \"old\" is relative"),
     ];
     for (from, to, expected) in cases {
+        assert!(WHOLE.contains(from), "{from}");
         let message = Config::parse(&WHOLE.replacen(from, to, 1)).unwrap_err().to_string();
         assert!(message.contains(expected), "{to:?} is answered with {message:?}");
     }
+    let adopts = WHOLE.replace(BOTH, "method = \"adopt\"\ndata = \"/srv/old\"");
+    assert_eq!(Config::parse(&adopts).unwrap().origin, Origin::Adopt("/srv/old".into()));
+    let refused = Config::parse(&adopts.replace("keep_diverged = 3", "keep_diverged = 0"));
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("do not go together"), "{message}");
 }
 
 #[test]

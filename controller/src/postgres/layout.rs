@@ -24,6 +24,9 @@ pub(super) struct Layout {
     /// A base backup that becomes the first data of a cluster. Never counts as data, whatever it
     /// says about itself: it may be one of this very instance's, in another life.
     pub data_restored: PathBuf,
+    /// Data of somebody's that becomes the first data of a cluster. The only one that there is: it is
+    /// gone on with, and never removed.
+    pub data_adopted: PathBuf,
     /// What the first data of a cluster had for its configuration, as far as it came from elsewhere.
     pub replaced: PathBuf,
     /// Data that a copy has just replaced.
@@ -67,6 +70,7 @@ impl Layout {
             data: data(&dir),
             data_new: dir.join("data.new"),
             data_restored: dir.join("data.restored"),
+            data_adopted: dir.join("data.adopted"),
             replaced: dir.join("replaced"),
             data_old: dir.join("data.old"),
             data_rewind: dir.join("data.rewind"),
@@ -87,7 +91,7 @@ impl Layout {
     }
 
     /// Every directory that a server process of this instance may work in.
-    pub(super) fn workplaces(&self) -> [PathBuf; 7] {
+    pub(super) fn workplaces(&self) -> [PathBuf; 8] {
         workplaces(&self.dir)
     }
 
@@ -108,9 +112,18 @@ pub(super) fn rewound(dir: &Path) -> PathBuf {
 }
 
 /// Every directory in `dir`, free of symbolic links, that a server process may work in.
-pub(super) fn workplaces(dir: &Path) -> [PathBuf; 7] {
-    ["data", "data.new", "data.restored", "data.old", "data.lost", "data.rewind", "data.rewound"]
-        .map(|name| dir.join(name))
+pub(super) fn workplaces(dir: &Path) -> [PathBuf; 8] {
+    [
+        "data",
+        "data.new",
+        "data.restored",
+        "data.adopted",
+        "data.old",
+        "data.lost",
+        "data.rewind",
+        "data.rewound",
+    ]
+    .map(|name| dir.join(name))
 }
 
 /// The right to use an instance's directory. Ends when it is dropped, or with the process.

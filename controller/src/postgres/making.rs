@@ -68,6 +68,8 @@ pub(super) enum MakingError {
          empty directory"
     )]
     Command { ended: String, said: String },
+    #[error("{} is not adopted: it {why}", path.display())]
+    NotAdopted { path: PathBuf, why: String },
     #[error("what the command of [bootstrap] has left in {} {why}", path.display())]
     NotRestored { path: PathBuf, why: String },
     #[error(
@@ -89,6 +91,7 @@ impl MakingError {
             Self::Copy { .. }
             | Self::Unverified { .. }
             | Self::Command { .. }
+            | Self::NotAdopted { .. }
             | Self::NotRestored { .. }
             | Self::TargetNotReached(_)
             | Self::Helper(_)

@@ -28,7 +28,16 @@ impl Workshop<'_> {
             Origin::Initdb => self.initialise().await,
             Origin::Command(line) => {
                 self.restore(line, words).await?;
+                carried::keep_files(self.layout, &self.layout.data_restored)?;
                 self.become_data(&self.layout.data_restored, Of::Another, words).await
+            }
+            Origin::Adopt(path) => {
+                if self.layout.data_adopted.exists() {
+                    tracing::info!("the adoption of {} goes on", path.display());
+                } else {
+                    self.take(path).await?;
+                }
+                self.become_data(&self.layout.data_adopted, Of::Itself, words).await
             }
         }
     }
@@ -42,7 +51,6 @@ impl Workshop<'_> {
     ) -> Result<(), MakingError> {
         let Self { settings, layout, spawner, .. } = self;
         self.clear().await?;
-        carried::keep_files(layout, data)?;
         let found = self.recover(data, words).await?;
         carried::write(layout, data, &found, of)?;
         remove_source_marks(data)?;

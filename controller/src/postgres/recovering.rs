@@ -39,11 +39,10 @@ impl Workshop<'_> {
     ) -> Result<Vec<Found>, MakingError> {
         let hba = self.layout.run.join("recovery.hba.conf");
         replace_file(&hba, "local all all trust\n", Durability::Atomic)?;
-        for name in ["postgresql.conf", "postgresql.auto.conf"] {
-            // Debian's lies elsewhere, and the program insists on one.
-            if !data.join(name).exists() {
-                replace_file(&data.join(name), "", Durability::Atomic)?;
-            }
+        let config = carried::main_file(data)?;
+        if !config.try_exists()? {
+            // A backup need not have it, and the program insists on one.
+            replace_file(&config, "", Durability::Atomic)?;
         }
         let set = |name, value: &str| (name, value.to_owned());
         let server = self
@@ -51,6 +50,7 @@ impl Workshop<'_> {
                 data,
                 vec![
                     // Whatever the file says: this is the data that is meant.
+                    set("config_file", &config.to_string_lossy()),
                     set("data_directory", &data.to_string_lossy()),
                     set("hba_file", &hba.to_string_lossy()),
                     set("ssl", "off"),
@@ -70,7 +70,11 @@ impl Workshop<'_> {
                     set("log_destination", "stderr"),
                     set("log_min_messages", "warning"),
                     set("lc_messages", "C"),
-                    set("external_pid_file", ""),
+                    // Not where another server may have its own.
+                    set(
+                        "external_pid_file",
+                        &self.layout.run.join("recovery.pid").to_string_lossy(),
+                    ),
                     set("password_encryption", "scram-sha-256"),
                 ],
             )
@@ -103,6 +107,12 @@ async fn recovered(
                 });
             }
             Err(LookError::NotYet | LookError::Silent) => (),
+            Err(LookError::Refused(said)) => {
+                return Err(MakingError::Server(format!(
+                    "{said}; the controllers need the superuser that credentials.json names, and \
+                     the database postgres: make them there, or name a superuser of that data"
+                )));
+            }
             Err(error) => return Err(error.into()),
         }
         let so_far = replayed_in(data).map_or_else(

@@ -78,7 +78,15 @@ impl Workshop<'_> {
         }
         // Whatever instance's it was, in whatever cluster.
         remove_identity(data)?;
-        self.is_usable(data).map_err(|why| MakingError::NotRestored { path: data.clone(), why })
+        let usable = self.is_usable(data).and_then(|()| {
+            let ends = !data.join("standby.signal").exists();
+            ends.then_some(()).ok_or_else(|| {
+                "has a standby.signal, and a standby's recovery never ends: restore with \
+                 recovery.signal, to the end of the archive or to a target"
+                    .to_owned()
+            })
+        });
+        usable.map_err(|why| MakingError::NotRestored { path: data.clone(), why })
     }
 
     /// Whether our server may start on what came from elsewhere.
@@ -97,11 +105,6 @@ impl Workshop<'_> {
                  {found} in [postgres] bin",
                 self.settings.bin.display()
             ));
-        }
-        if data.join("standby.signal").exists() {
-            return Err("has a standby.signal, and a standby's recovery never ends: restore with \
-                        recovery.signal, to the end of the archive or to a target"
-                .to_owned());
         }
         Ok(())
     }

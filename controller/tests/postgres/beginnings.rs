@@ -49,11 +49,16 @@ impl Server {
     }
 
     async fn start(&mut self) -> Client {
+        self.start_with(&[]).await
+    }
+
+    async fn start_with(&mut self, arguments: &[&str]) -> Client {
         let child = program("postgres")
             .arg("-D")
             .arg(self.data())
             .args(["-c", "listen_addresses=", "-c", &format!("port={}", self.port)])
             .args(["-c", &format!("unix_socket_directories={}", self.folder.path().display())])
+            .args(arguments)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -82,6 +87,18 @@ impl Server {
     fn stop(&mut self) {
         run(program("pg_ctl").args(["stop", "--mode=fast", "--wait", "-D"]).arg(self.data()));
         self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// Ends it at once, all of its processes.
+    fn kill(&mut self) {
+        let mut child = self.process.take().unwrap();
+        let pids = server_processes(&self.data().canonicalize().unwrap());
+        for pid in pids {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            // An error: it went with the others.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        child.wait().unwrap();
     }
 
     /// What restores the backup, up to the named point.
@@ -224,6 +241,148 @@ fn a_command_that_makes_no_cluster_is_told_with_the_reason() {
             assert!(!instance.told().dir.join("data").exists(), "{command}");
             assert_eq!(instance.server.identity(), None, "{command}");
         }
+    });
+}
+
+#[test]
+fn the_data_of_a_server_that_was_stopped_becomes_a_cluster_with_all_that_is_in_it() {
+    as_postgres(async {
+        let mut server = Server::make();
+        // As Debian has it: the configuration lies elsewhere, and the last server was told so.
+        let etc = server.path("postgresql.conf");
+        std::fs::rename(server.data().join("postgresql.conf"), &etc).unwrap();
+        let client = server.start_with(&["-c", &format!("config_file={}", etc.display())]).await;
+        let words = "CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 10)";
+        client.batch_execute(words).await.unwrap();
+        client.batch_execute("CREATE ROLE app SUPERUSER").await.unwrap();
+        client.batch_execute("CREATE DATABASE orders").await.unwrap();
+        client.batch_execute("ALTER SYSTEM SET work_mem = '11MB'").await.unwrap();
+        client.batch_execute("ALTER SYSTEM SET synchronous_commit = 'off'").await.unwrap();
+        let identifier = "SELECT system_identifier::text FROM pg_control_system()";
+        let identifier: String = client.query_one(identifier, &[]).await.unwrap().get(0);
+        server.stop();
+
+        let mut instance = beginning_by(Origin::Adopt(server.data())).await;
+        instance.initialise().await;
+        let found = instance.server.identity().unwrap();
+        assert_eq!(found.system_identifier.to_string(), identifier);
+        assert_eq!(found.made_at.timeline.0, 1, "it goes on");
+        assert!(!server.data().exists(), "it was moved");
+        instance.one_node();
+        instance.until_open().await;
+        instance.log_in().await.expect("the role is there, and has the cluster's password now");
+        let client = instance.client().await;
+        assert_eq!(count(&client).await, 10);
+        let databases = "SELECT FROM pg_database WHERE datname IN ('app', 'orders')";
+        assert_eq!(client.query(databases, &[]).await.unwrap().len(), 2);
+        let archive = format!("cp %p {}/%f", server.path("archive").display());
+        #[rustfmt::skip]
+        let cases = [
+            ("work_mem",           "11MB"),
+            ("archive_command",    archive.as_str()),
+            ("archive_mode",       "on"),
+            ("synchronous_commit", "on"),
+            ("fsync",              "on"),
+            ("wal_log_hints",      "on"),
+        ];
+        for (name, value) in cases {
+            assert_eq!(shown(&client, name).await, value, "{name}");
+        }
+        let replaced = instance.told().dir.join("replaced");
+        let read = |name: &str| std::fs::read_to_string(replaced.join(name)).unwrap();
+        assert!(read("postgresql.conf").contains("max_connections = 300"), "Debian's");
+        assert!(read("postgresql.auto.conf").contains("11MB"));
+        assert!(read("pg_hba.conf").contains("trust"));
+        assert!(read("not-carried-over.txt").contains("synchronous_commit = 'off'"));
+    });
+}
+
+#[test]
+fn what_cannot_be_adopted_is_told_with_the_reason_and_left_as_it_is() {
+    as_postgres(async {
+        let mut server = Server::make();
+        let client = server.start().await;
+        let data = server.data();
+        let refusal = async |path: &Path, expected: &str| {
+            let mut instance = beginning_by(Origin::Adopt(path.to_owned())).await;
+            instance.want(dugong_machine::Goal::Initialised);
+            instance
+                .until(&format!("{} {expected:?}", path.display()), |server| {
+                    let told = server.trouble.as_deref().unwrap_or_default();
+                    server.run == Run::Down && told.contains(expected)
+                })
+                .await;
+            assert!(!instance.told().dir.join("data.adopted").exists(), "{expected}");
+        };
+        refusal(&data, "is in use by the process").await;
+        let slot = "SELECT pg_create_physical_replication_slot('elsewhere', true)";
+        client.batch_execute(slot).await.unwrap();
+        server.kill();
+        refusal(&data, "was not stopped in order, ").await;
+        std::fs::remove_file(data.join("postmaster.pid")).unwrap();
+        refusal(&data, "has the replication slots elsewhere, ").await;
+        std::fs::remove_dir_all(data.join("pg_replslot/elsewhere")).unwrap();
+        refusal(&data, "its control file says \"in production\"").await;
+        let client = server.start().await;
+        drop(client);
+        server.stop();
+        let mark = |name: &str| std::fs::write(data.join(name), "").unwrap();
+        let unmark = |name: &str| std::fs::remove_file(data.join(name)).unwrap();
+        #[rustfmt::skip]
+        let marks = [
+            ("standby.signal",       "has a standby.signal: start and promote"),
+            ("backup_label",         "has a backup_label: start and promote"),
+            ("dugong.identity.json", "is an instance's of Dugong's"),
+        ];
+        for (name, expected) in marks {
+            mark(name);
+            refusal(&data, expected).await;
+            unmark(name);
+        }
+        let version = std::fs::read_to_string(data.join("PG_VERSION")).unwrap();
+        std::fs::write(data.join("PG_VERSION"), "12\n").unwrap();
+        refusal(&data, "is of PostgreSQL 12").await;
+        std::fs::write(data.join("PG_VERSION"), version).unwrap();
+        refusal(&server.path("nowhere"), "cannot be found").await;
+        refusal(&server.path("archive"), "it has no PG_VERSION").await;
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let there = memory.path().join("main");
+        run(Command::new("cp").arg("-a").arg(&data).arg(&there));
+        refusal(&there, "is on another file system than ").await;
+        assert!(there.join("PG_VERSION").exists());
+
+        let mut instance = beginning_by(Origin::Adopt(data)).await;
+        instance.initialise().await;
+    });
+}
+
+/// What was moved is the only data that there is.
+#[test]
+fn an_adoption_that_was_broken_off_goes_on_and_nothing_else_takes_its_place() {
+    as_postgres(async {
+        let mut server = Server::make();
+        let client = server.start().await;
+        client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+        server.kill(); // As the server of an adoption is, by the end of its controller.
+        let instance = Instance::new("pg-1").await;
+        let dir = instance.told().dir.clone();
+        let mut rest = instance.end().await;
+        std::fs::rename(server.data(), dir.join("data.adopted")).unwrap();
+
+        let mut other = rest.resume();
+        other.want(dugong_machine::Goal::Initialised);
+        other
+            .until("initdb is refused", |server| {
+                server.trouble.as_deref().is_some_and(|told| told.contains("about to be adopted"))
+            })
+            .await;
+        rest = other.end().await;
+        rest.tell(|settings| settings.origin = Origin::Adopt(server.data()));
+        let mut again = rest.resume();
+        again.initialise().await;
+        again.one_node();
+        again.until_open().await;
+        assert_eq!(count(&again.client().await).await, 1);
     });
 }
 

@@ -63,6 +63,15 @@ impl Supervisor {
             ));
             return Run::Down;
         }
+        let adopts = matches!(self.settings.origin, Origin::Adopt(_));
+        if self.layout.data_adopted.exists() && !adopts {
+            let path = self.layout.data_adopted.display();
+            self.trouble = Some(format!(
+                "{path} was about to be adopted: set [bootstrap] method = \"adopt\" again, or move \
+                 that directory away"
+            ));
+            return Run::Down;
+        }
         if self.copies.must_wait() || self.beginnings.must_wait() {
             return Run::Down;
         }
@@ -78,6 +87,7 @@ impl Supervisor {
         let how = match settings.origin {
             Origin::Initdb => "initdb",
             Origin::Command(_) => "command",
+            Origin::Adopt(_) => "adopt",
         };
         if made.is_err() && settings.origin != Origin::Initdb {
             self.beginnings.failed();
