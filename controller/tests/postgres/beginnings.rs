@@ -12,7 +12,8 @@ use dugong_tests::{eventually, free_port};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::instance::{Instance, as_postgres, id, server_processes};
+use crate::instance::{Instance, as_postgres, id};
+use crate::processes::server_processes;
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(60);

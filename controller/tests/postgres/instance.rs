@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::{Client, NoTls};
+
+use crate::processes::{postmaster_of, server_processes};
 
 /// The longest that anything here may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -537,29 +539,6 @@ pub(crate) async fn cluster_of_two() -> (Instance, Instance) {
     standby.copy_of(&primary, 1).await;
     standby.standby(Some(&primary));
     (primary, standby)
-}
-
-fn postmaster_of(data: &Path) -> Option<i32> {
-    let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    text.lines().next()?.trim().parse().ok()
-}
-
-/// The process that started another one.
-pub(crate) fn parent_of(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-    line.trim().parse().unwrap()
-}
-
-/// The processes whose working directory is `data`.
-pub(crate) fn server_processes(data: &Path) -> Vec<i32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let works_there = |pid: &i32| {
-        std::fs::read_link(format!("/proc/{pid}/cwd"))
-            .is_ok_and(|cwd| cwd.starts_with(data) || cwd == data.with_extension(" (deleted)"))
-    };
-    pids.filter(works_there).collect()
 }
 
 /// A process that supervises a primary is killed; its server must go, too.

@@ -9,6 +9,7 @@ mod copies;
 mod handover;
 mod instance;
 mod machines;
+mod processes;
 mod repair;
 mod service;
 mod settings;
@@ -23,9 +24,8 @@ use dugong_topology::Generation;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 
-use instance::{
-    Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, each, id, server_processes,
-};
+use instance::{Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, each, id};
+use processes::server_processes;
 
 #[test]
 fn a_cluster_is_made_copied_and_streams() {
