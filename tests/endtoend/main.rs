@@ -2,6 +2,7 @@
 //!
 //! | file | what it tells |
 //! | --- | --- |
+//! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `disks` | a disk is full, and has room again |
 //! | `failover` | each process is lost, and comes back |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
 
+mod archive;
 mod bootstrap;
 mod disks;
 mod failover;
