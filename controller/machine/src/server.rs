@@ -106,6 +106,8 @@ pub struct StandbyGoal {
     pub generation: Generation,
     /// None: receives nothing, serves reads of what it has.
     pub upstream: Option<Upstream>,
+    /// The primary hands over to it: clients wait for what it has, and for each look at that.
+    pub heir: bool,
     /// The instances that receive WAL from here, each with a physical slot.
     pub downstreams: BTreeSet<InstanceId>,
 }

@@ -28,6 +28,7 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
         (Some(Goal::Primary(goal)), Run::Primary(_)) if goal.sessions == Sessions::Leave => {
             return Pace::Eager;
         }
+        (Some(Goal::Standby(goal)), Run::Standby(_)) if goal.heir => return Pace::Eager,
         (None, _) => true,
         (Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. }), run) => *run == Run::Down,
         (Some(Goal::Primary(goal)), Run::Primary(view)) => has_caught_up(goal, view),

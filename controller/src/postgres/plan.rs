@@ -137,6 +137,7 @@ mod tests {
         Goal::Standby(StandbyGoal {
             generation: Generation(1),
             upstream: None,
+            heir: false,
             downstreams: BTreeSet::new(),
         })
     }

@@ -289,6 +289,7 @@ impl Instance {
         self.want(Goal::Standby(StandbyGoal {
             generation: self.generation,
             upstream: upstream.map(Self::upstream),
+            heir: false,
             downstreams: self.downstreams.clone(),
         }));
     }

@@ -145,6 +145,11 @@ impl State {
         }
     }
 
+    fn is_heir(&self, snapshot: &Snapshot, record: &Record) -> bool {
+        let drains = || snapshot.present(&record.primary).is_some_and(|primary| primary.drains);
+        record.sync.as_ref() == Some(&self.me) && drains()
+    }
+
     fn stand_by(
         &self,
         snapshot: &Snapshot,
@@ -155,6 +160,7 @@ impl State {
         let decision = Decision::want(Goal::Standby(StandbyGoal {
             generation: record.generation,
             upstream,
+            heir: self.is_heir(snapshot, record),
             downstreams: downstreams_of(snapshot, record, &self.me),
         }));
         match &self.server.run {

@@ -225,6 +225,24 @@ fn the_sync_takes_over_exactly_what_was_handed_over() {
 }
 
 #[test]
+fn only_the_sync_of_a_primary_that_drains_is_an_heir() {
+    let heir = |state: State, drains| {
+        let mut shown = snapshot();
+        says(&mut shown, Presence { drains, ..presence("pg-1", ServerState::Primary) });
+        match after(state, NOW, Event::Snapshot(shown.into())).goal {
+            Some(Goal::Standby(goal)) => goal.heir,
+            other => panic!("no standby's goal: {other:?}"),
+        }
+    };
+    let third = || {
+        let seen = Run::Standby(standby(Receiver::Streaming));
+        after(instance("pg-3", snapshot()), Time(0), Event::Observed(server("pg-3", seen)))
+    };
+    let heirs = [heir(sync(snapshot()), false), heir(sync(snapshot()), true), heir(third(), true)];
+    assert_eq!(heirs, [false, true, false]);
+}
+
+#[test]
 fn a_former_primary_that_handed_over_follows_without_a_copy() {
     let mut taken = snapshot();
     redeclare(&mut taken, record().handed_over_to(&id("pg-2"), &id("pg-3"), at(2, END + 0x60)));
