@@ -123,7 +123,7 @@ async fn an_archive_goes_on_over_a_failover_and_restores_a_point_in_time() {
     // Each instance archives from where it is: the server works in its data directory.
     let push = format!("{} --pg1-path=\"$PWD\" archive-push %p", repository.line());
     set(&cluster, &["archive_mode=on", &format!("archive_command={push}")]);
-    let restarted = cluster.run("restart", &["--all"]);
+    let restarted = cluster.run("restart", &["--pending"]);
     assert!(restarted.status.success(), "{}", words(&restarted));
     cluster.whole().await;
     repository.run(&cluster, &["stanza-create"]);

@@ -37,7 +37,7 @@ impl Adopted {
     /// As the server is told.
     pub(super) fn common(&self) -> Common {
         let cluster = Arc::new(self.edition.settings.values.clone());
-        Common { cluster, floors: Floors::default() }
+        Common { revision: self.edition.revision, cluster, floors: Floors::default() }
     }
 }
 

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 
 use super::Settings;
 use super::adoption::Adopted;
-use super::configuration::{Common, owned};
+use super::configuration::{Common, REVISION, owned};
 use super::control::{Door, LookError, Session, optional, text, value};
-use super::floors::{Floors, bound};
+use super::floors::bound;
 use super::judge::{Judge, Verdict};
 
 /// Asks about settings. Cheap to clone.
@@ -72,7 +72,7 @@ pub enum Objection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Here {
     pub instance: InstanceId,
-    /// The edition of the cluster's settings that the server is told; 0: none.
+    /// The edition of the cluster's settings that the server has read, or will start with; 0: none.
     pub revision: Revision,
     /// Why it does not have a later one.
     pub refused: Option<String>,
@@ -160,7 +160,7 @@ impl Advisor {
             };
             changes.push(Change { name: name.clone(), before, after, takes });
         }
-        let common = Common { cluster: Arc::new(after.clone()), floors: Floors::default() };
+        let common = Common { cluster: Arc::new(after.clone()), ..Common::default() };
         self.judge.judge(&common).await?;
         Ok(changes)
     }
@@ -195,8 +195,9 @@ impl Advisor {
     async fn ask_server(&self, here: &mut Here) -> Result<(), LookError> {
         let session = self.door.open("postgres", "").await?;
         let sets = session
-            .ask(
-                "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint; \
+            .ask(&format!(
+                "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000)::bigint, \
+                        nullif(current_setting('{REVISION}', true), '')::bigint; \
                  SELECT s.name, s.setting || coalesce(CASE WHEN s.unit ~ '^[0-9]' THEN ' x ' END, \
                         '') || coalesce(s.unit, ''), \
                         (SELECT f.setting FROM pg_file_settings f \
@@ -205,10 +206,14 @@ impl Advisor {
                  SELECT f.name, f.error FROM pg_file_settings f WHERE f.error IS NOT NULL \
                  AND lower(f.name) NOT IN \
                      (SELECT lower(name) FROM pg_settings WHERE pending_restart)",
-            )
+            ))
             .await?;
         let rows = |index: usize| sets.get(index).into_iter().flatten();
-        here.started_unix_ms = rows(0).next().map(|row| value(row, 0)).transpose()?;
+        if let Some(row) = rows(0).next() {
+            here.started_unix_ms = Some(value(row, 0)?);
+            // What waits for a restart shows in the same connection only once the file was read.
+            here.revision = Revision(optional(row, 1)?.unwrap_or_default());
+        }
         for row in rows(1) {
             let name = text(row, 0).unwrap_or_default().to_ascii_lowercase();
             let has = text(row, 1).unwrap_or_default().to_owned();

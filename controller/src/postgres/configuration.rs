@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dugong_machine::{Access, Upstream};
-use dugong_topology::InstanceId;
+use dugong_topology::{InstanceId, Revision};
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
@@ -70,7 +70,9 @@ const OURS: &[(&str, &str)] = &[
 /// What is the operator's to say, and what a start as a standby needs beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Common {
-    /// The settings of the cluster, name to value.
+    /// The edition of the settings of the cluster.
+    pub revision: Revision,
+    /// They themselves, name to value.
     pub cluster: Arc<BTreeMap<String, String>>,
     /// Only while a standby starts.
     pub floors: Floors,
@@ -174,6 +176,10 @@ pub(super) fn write_passfile(settings: &Settings, layout: &Layout) -> io::Result
     replace_file(&layout.passfile(), &line, Durability::Atomic)
 }
 
+/// A setting of our own, which means nothing to the server: whoever sees it sees whether the file was
+/// read since the cluster's settings changed.
+pub(super) const REVISION: &str = "dugong.settings_revision";
+
 /// `dugong.conf`.
 pub(super) fn render(settings: &Settings, layout: &Layout, common: &Common, live: &Live) -> String {
     let mut text = MANAGED.to_owned();
@@ -199,6 +205,7 @@ pub(super) fn render(settings: &Settings, layout: &Layout, common: &Common, live
         set("ssl_key_file", &files.key.to_string_lossy());
     }
     set("cluster_name", settings.instance.as_str());
+    set(REVISION, &common.revision.0.to_string());
     match &live.source {
         Source::Nobody | Source::From(_) => set("wal_retrieve_retry_interval", "100ms"),
         Source::Sealed | Source::SealedSlowly => {
