@@ -1,7 +1,8 @@
-//! What a session knows of its server's messages: where they end, the cancel key, a last word.
+//! What a session knows of its server's messages: where they end, whether a transaction is open, the
+//! cancel key, a last word.
 //!
-//! Sans-IO: sees each chunk as it arrives. Of bodies it keeps the cancel key, until it is taken, and
-//! the beginning of an error, which tells how severe it is.
+//! Sans-IO: sees each chunk as it arrives. Of bodies it reads the status of a ReadyForQuery, and keeps
+//! the cancel key, until it is taken, and the beginning of an error, which tells how severe it is.
 //!
 //! **Invariant:** no allocation but for those two, however many messages there are.
 
