@@ -5,6 +5,7 @@
 //! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `disks` | a disk is full, and has room again |
+//! | `exhausted` | clients take every connection |
 //! | `failover` | each process is lost, and comes back |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `pauses` | single processes of a server are stopped, and go on |
@@ -21,6 +22,7 @@
 mod archive;
 mod bootstrap;
 mod disks;
+mod exhausted;
 mod failover;
 mod one_node;
 mod pauses;
