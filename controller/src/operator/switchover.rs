@@ -121,7 +121,7 @@ pub async fn switchover(options: &Options, mut print: impl FnMut(&str)) -> Resul
 /// A typing error is better found now than at night.
 fn check_name(to: Option<&InstanceId>, topology: &Topology) -> Result<(), Failure> {
     let Some(to) = to else { return Ok(()) };
-    let names = || topology.primary.iter().chain(topology.standbys()).map(|member| &member.id);
+    let names = || topology.members().map(|(_, member)| &member.id);
     if names().any(|id| id == to) {
         return Ok(());
     }

@@ -45,22 +45,28 @@ impl Follower {
     pub fn is_between_transactions(&self) -> bool {
         self.tracker.is_outside_transaction() && self.questions.are_settled()
     }
+
+    /// Whether the client waits is part of what a standby has to do.
+    fn note(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.note(self.questions.are_open());
+        }
+    }
 }
 
 impl Observer for Follower {
     fn asked(&mut self, bytes: &[u8]) {
         self.questions.asked(bytes);
-        if let Some(claim) = &mut self.claim {
-            claim.note(self.questions.are_open());
-        }
+        self.note();
     }
 
     /// Before the client sees the bytes: a key that it has is a key that is known.
     fn arrived(&mut self, bytes: &[u8]) {
         self.tracker.arrived(bytes);
-        self.questions.answered(self.tracker.take_readies());
-        if let Some(claim) = &mut self.claim {
-            claim.note(self.questions.are_open());
+        let answers = self.tracker.take_readies();
+        if answers > 0 {
+            self.questions.answered(answers);
+            self.note();
         }
         if let Some(key) = self.tracker.take_key() {
             self.registered = Some(self.cancels.register(key, self.target.address.clone()));

@@ -83,7 +83,12 @@ impl Supervisor {
             Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
         let (words, heard) = watch::channel(String::new());
         let beginning = Box::pin(workshop.begin(&settings.origin, &words));
-        let made = self.watch_beginning(beginning, &heard).await;
+        let told = |itself: &mut Self| {
+            let said = heard.borrow().clone();
+            itself.trouble = (!said.is_empty()).then_some(said);
+            Work::Initialising
+        };
+        let made = self.watch(beginning, told).await;
         let how = match settings.origin {
             Origin::Initdb => "initdb",
             Origin::Command(_) => "command",
@@ -126,7 +131,8 @@ impl Supervisor {
         let chosen = given_up::chosen(&layout.data);
         let source = chosen.as_ref().unwrap_or(source);
         let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
-        let made = self.watch(copying, &heard).await;
+        let told = |_: &mut Self| Work::Copying(heard.borrow().told());
+        let made = self.watch(copying, told).await;
         if made.is_err()
             && chosen.is_some()
             && let Err(error) = given_up::mark(&layout.data, None)
@@ -152,7 +158,8 @@ impl Supervisor {
         let rewinding = tokio::time::timeout(limit, rewinding);
         let late = |_| MakingError::NotRewound(format!("it took longer than {limit:?}"));
         let bounded = async { rewinding.await.unwrap_or_else(|elapsed| Err(late(elapsed))) };
-        let made = self.watch(bounded, &heard).await;
+        let told = |_: &mut Self| Work::Copying(heard.borrow().told());
+        let made = self.watch(bounded, told).await;
         let took = begun.elapsed();
         match made {
             Ok(Reused::AsPrefix) => {
@@ -173,32 +180,11 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the end of `work`, and tells in words what it does meanwhile.
-    async fn watch_beginning<T>(
-        &mut self,
-        work: impl Future<Output = T>,
-        words: &watch::Receiver<String>,
-    ) -> T {
-        tokio::pin!(work);
-        let mut ticks = tokio::time::interval(TELL);
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                // Both are polled again: nothing is lost.
-                _ = ticks.tick() => {
-                    let said = words.borrow().clone();
-                    self.trouble = (!said.is_empty()).then_some(said);
-                    self.report(Run::Busy(Work::Initialising)).await;
-                }
-            }
-        }
-    }
-
     /// Waits for the end of `work`, and tells how far it is meanwhile.
     async fn watch<T>(
         &mut self,
         work: impl Future<Output = T>,
-        progress: &watch::Receiver<Progress>,
+        told: impl Fn(&mut Self) -> Work,
     ) -> T {
         tokio::pin!(work);
         let mut ticks = tokio::time::interval(TELL);
@@ -207,8 +193,8 @@ impl Supervisor {
                 done = &mut work => return done,
                 // Both are polled again: nothing is lost.
                 _ = ticks.tick() => {
-                    let making = progress.borrow().told();
-                    self.report(Run::Busy(Work::Copying(making))).await;
+                    let work = told(self);
+                    self.report(Run::Busy(work)).await;
                 }
             }
         }
