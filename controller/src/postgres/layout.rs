@@ -129,7 +129,15 @@ pub(super) fn workplaces(dir: &Path) -> [PathBuf; 8] {
 /// The right to use an instance's directory. Ends when it is dropped, or with the process.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing it is not enough: a child between its fork and its exec has it open, too. An
+        // error leaves that.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 impl Lock {
@@ -155,7 +163,7 @@ impl Lock {
         }
         file.set_len(0).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -201,5 +209,22 @@ pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_free_at_once_although_a_child_has_its_lock_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        let lock = Lock::take(&path).unwrap();
+        let of_a_child = lock.file.try_clone().unwrap();
+        assert!(matches!(Lock::take(&path), Err(StartError::Locked { .. })));
+        drop(lock);
+        Lock::take(&path).unwrap();
+        drop(of_a_child);
     }
 }
