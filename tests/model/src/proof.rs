@@ -23,6 +23,11 @@ const LATE_RENEWAL: &[Fault] = &[
 ];
 const BOTH_LEASES: &[Fault] =
     &[Fault::Begins(Trouble::ControllerPaused(0)), Fault::Begins(Trouble::Isolated(0))];
+const RESTARTED_SYNC: &[Fault] = &[
+    Fault::Begins(Trouble::Isolated(0)),
+    Fault::KillController(1),
+    Fault::Begins(Trouble::NoStore(0)),
+];
 const ONE_LEASE: &[Fault] = &[Fault::Begins(Trouble::NoStore(0))];
 const SERVER_HANGS: &[Fault] = &[Fault::Begins(Trouble::ServerPaused(0))];
 const ALONE: &[Fault] = &[Fault::Begins(Trouble::Isolated(0))];
@@ -40,6 +45,7 @@ pub(crate) const PROOFS: &[Proof] = &[
     proof(&[Bug::EndBeforeSeal, Bug::LinkIgnored], ONE_LEASE, 0, Grain::Coarse),
     proof(&[Bug::ReleasedOnDemotion], SERVER_HANGS,   0, Grain::Coarse),
     proof(&[Bug::NamesEmpty],         ALONE,          0, Grain::Coarse),
+    proof(&[Bug::LateDeclaration],    RESTARTED_SYNC, 0, Grain::Swift),
 ];
 
 const fn proof(bugs: &'static [Bug], faults: &'static [Fault], writes: u8, grain: Grain) -> Proof {

@@ -1,8 +1,8 @@
 //! The supervisor of one server: one step towards the goal, and a look at what is there.
 
 use dugong_machine::{
-    Access, Goal, Identity, Old, PrimaryGoal, PrimaryView, Room, Run, Server as Seen, StandbyGoal,
-    Stop, SystemIdentifier, Upstream, Work,
+    Access, Data, Goal, Identity, Old, PrimaryGoal, PrimaryView, Room, Run, Server as Seen,
+    StandbyGoal, Stop, SystemIdentifier, Upstream, Work,
 };
 use dugong_simulator::office::Office;
 use dugong_simulator::{Bug, lie};
@@ -225,7 +225,7 @@ impl World {
         let from = match old {
             Old::GivenUp { primary } => {
                 let from = self.number_of(&primary.id);
-                self.server(node).disk.given_up = !self.has_prefix_of(node, from);
+                self.server(node).disk.given_up = self.history_of_prefix(node, from).is_none();
                 from
             }
             Old::Untouched => self.number_of(&source.id),
@@ -234,9 +234,11 @@ impl World {
             .become_busy(Work::Copying(Making::begun(Way::Copy)), Then::Copied { from });
     }
 
-    fn has_prefix_of(&self, node: usize, from: usize) -> bool {
+    /// See [`lie::history_of_prefix`]; none of what has no data.
+    fn history_of_prefix(&self, node: usize, from: usize) -> Option<History> {
         let (own, theirs) = (&self.nodes[node].server.disk, &self.nodes[from].server.disk);
-        own.identity.is_some() && theirs.history.left_behind(&own.history, own.end().lsn)
+        own.identity.as_ref()?;
+        lie::history_of_prefix(&theirs.history, &own.history, own.end().lsn, |bug| self.has(bug))
     }
 
     fn take_copy(&mut self, node: usize, from: usize) {
@@ -249,8 +251,10 @@ impl World {
             return self.server(node).end();
         };
         // A prefix needs nothing else: it follows.
-        let adopts = may && self.has_prefix_of(node, from);
-        let mut disk = self.nodes[if adopts { node } else { from }].server.disk.clone();
+        let adopted = may.then(|| self.history_of_prefix(node, from)).flatten();
+        let whose = if adopted.is_some() { node } else { from };
+        let mut disk = self.nodes[whose].server.disk.clone();
+        disk.history = adopted.unwrap_or(disk.history);
         disk.standby = true;
         disk.given_up = false;
         let at = disk.end();
@@ -283,7 +287,7 @@ impl World {
     /// What a fresh look shows.
     pub(crate) fn look(&self, node: usize) -> Seen {
         let server = &self.nodes[node].server;
-        let data = lie::data(server.disk.identity.as_ref(), |bug| self.has(bug));
+        let data = server.disk.identity.clone().map_or(Data::Empty, Data::Own);
         let history = lie::history(&server.disk.history, |bug| self.has(bug));
         let run = match &server.process {
             Process::Down => Run::Down,

@@ -79,7 +79,7 @@ pub const BUGS: &[Known] = &[
     known(Bug::Orphan, "orphan",               "leases",
           "a server lives on after its controller was killed"),
     known(Bug::NoRepair, "no-repair",            "R7",
-          "a deposed instance comes back on its own WAL"),
+          "a repair takes data that have forked for repaired"),
     known(Bug::AsyncTakesOver, "async-takes-over",     "R3",
           "an async takes over while the sync is away"),
     known(Bug::TopologyBack, "topology-back",        "R12",

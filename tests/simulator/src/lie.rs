@@ -2,8 +2,8 @@
 //!
 //! `made`: whether a mistake is made.
 
-use dugong_machine::{Data, Identity, Names, Snapshot, State, Time};
-use dugong_topology::{Generation, History, InstanceId, TimelineId};
+use dugong_machine::{Names, Snapshot, State, Time};
+use dugong_topology::{History, InstanceId, Lsn, TimelineId};
 
 use crate::bug::Bug;
 
@@ -40,11 +40,18 @@ pub fn usurped(snapshot: &Snapshot, me: &InstanceId) -> Snapshot {
     lie
 }
 
-/// What is seen of a data directory: one that was deposed may pass for a repaired one (R7).
-pub fn data(identity: Option<&Identity>, made: impl Fn(Bug) -> bool) -> Data {
-    let Some(identity) = identity else { return Data::Empty };
-    let repaired = made(Bug::NoRepair).then_some(Generation(u64::MAX));
-    Data::Own(Identity { made_in: repaired.unwrap_or(identity.made_in), ..identity.clone() })
+/// The history that data go by which are repaired by following on as they are; none where they are
+/// no prefix of `theirs`, and have to be made anew (R7).
+pub fn history_of_prefix(
+    theirs: &History,
+    own: &History,
+    end: Lsn,
+    made: impl Fn(Bug) -> bool,
+) -> Option<History> {
+    if theirs.left_behind(own, end) {
+        return Some(own.clone());
+    }
+    made(Bug::NoRepair).then(|| theirs.clone())
 }
 
 /// What is seen of the branches that led to a timeline.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Event, Goal, Identity, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room, Run,
+    Access, Data, Event, Goal, Identity, Names, Old, PrimaryGoal, PrimaryView, Receiver, Room, Run,
     Server as Seen, StandbyGoal, StandbyView, Stop, SystemIdentifier, Upstream, Work,
 };
 use dugong_topology::{Generation, History, Making, Position, Way};
@@ -15,7 +15,7 @@ use crate::happening::{Happening, Message, OnLink};
 use crate::lie;
 use crate::network::{Channel, Place};
 use crate::office::Office;
-use crate::postgres::{CHECKPOINTER, Primary, Process, Standby, Then, Waiter};
+use crate::postgres::{CHECKPOINTER, Disk, Primary, Process, Standby, Then, Waiter};
 use crate::wal::lsn;
 use crate::world::World;
 
@@ -305,16 +305,20 @@ impl World {
         let from = match old {
             Old::GivenUp { primary } if rewinds => {
                 let from = self.number_of(&primary.id);
-                let disk = &self.instances[node].server.disk;
-                let history = &self.instances[from].server.disk.history;
-                let is_prefix = history.left_behind(&disk.history, disk.end().lsn);
-                self.instances[node].server.disk.given_up = !is_prefix;
+                let follows_on = self.history_of_prefix(node, from).is_some();
+                self.instances[node].server.disk.given_up = !follows_on;
                 from
             }
             Old::GivenUp { .. } | Old::Untouched => self.number_of(&source.id),
         };
         let work = Work::Copying(Making::begun(Way::Copy));
         self.work(node, work, Then::Copied { from }, 100, 2_500);
+    }
+
+    /// See [`lie::history_of_prefix`].
+    fn history_of_prefix(&self, node: usize, from: usize) -> Option<History> {
+        let (own, theirs) = (&self.instances[node].server.disk, &self.instances[from].server.disk);
+        lie::history_of_prefix(&theirs.history, &own.history, own.end().lsn, |bug| self.has(bug))
     }
 
     fn take_copy(&mut self, node: usize, from: usize) {
@@ -333,12 +337,12 @@ impl World {
         }
         let theirs = &source.server.disk;
         let own = &self.instances[node].server.disk;
-        let adopts = self.may_give_up(node)
-            && own.identity.is_some()
-            && !own.given_up
-            && theirs.history.left_behind(&own.history, own.end().lsn);
+        let may_adopt = self.may_give_up(node) && own.identity.is_some() && !own.given_up;
+        let adopted = may_adopt.then(|| self.history_of_prefix(node, from)).flatten();
+        let how = if adopted.is_some() { "has a prefix of" } else { "is a copy of" };
         // A prefix needs nothing else: it follows.
-        let mut disk = if adopts { own.clone() } else { theirs.clone() };
+        let mut disk =
+            adopted.map_or_else(|| theirs.clone(), |history| Disk { history, ..own.clone() });
         disk.lose_after(disk.flushed);
         disk.standby = true;
         disk.given_up = false;
@@ -346,7 +350,6 @@ impl World {
         self.instances[node].server.end();
         self.instances[node].server.disk = disk;
         self.label(node, origin.system_identifier, making, goal_generation, at);
-        let how = if adopts { "has a prefix of" } else { "is a copy of" };
         self.tell(|| format!("pg-{} {how} pg-{} at {at}", node + 1, from + 1));
     }
 
@@ -444,7 +447,7 @@ impl World {
     fn look(&self, node: usize) -> Seen {
         let server = &self.instances[node].server;
         let disk = &server.disk;
-        let data = lie::data(disk.identity.as_ref(), |bug| self.has(bug));
+        let data = disk.identity.clone().map_or(Data::Empty, Data::Own);
         let history = lie::history(&disk.history, |bug| self.has(bug));
         let run = match &server.process {
             Process::Down => Run::Down,
