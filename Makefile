@@ -13,7 +13,8 @@ help:
 	@echo '                SECONDS_RUN=180, SEED=any one'
 	@echo 'make build      build the programs (target/release)'
 	@echo 'make lint       formatting, lints, directions of dependencies'
-	@echo 'make bench      how long writes pause in a failover, and what the proxy costs beside its peers; with floors'
+	@echo 'make bench      how long writes pause in a failover and in a switchover, and what the proxy costs beside
+	@echo '                its peers; with floors'
 
 demo:
 	@.ci/install demo
@@ -59,4 +60,5 @@ bench:
 	@.ci/install bench
 	cargo build --release --bins
 	cargo run --release -p dugong-bench -- failover
+	cargo run --release -p dugong-bench -- switchover
 	cargo run --release -p dugong-bench -- proxies

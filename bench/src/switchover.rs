@@ -1,4 +1,5 @@
-//! How long writes pause in a switchover under load, beside the promotion floor of the same run.
+//! How long writes pause in a switchover under load, beside two floors of the same run: of a promotion
+//! alone, and of a planned change that a bare chain makes under the same load.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub(crate) struct Options {
     /// How many clients have transactions of four statements without pause, through the proxy.
     #[arg(long, default_value_t = 16)]
     clients: usize,
-    /// How many times the floor is measured, spread over the run, while the clients rest.
+    /// How many times each floor is measured, spread over the run, while the clients rest.
     #[arg(long, default_value_t = 10)]
     floors: u32,
 }
@@ -37,7 +38,7 @@ struct Window {
 
 /// Switches over, and reports.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut floors = Spread::default();
+    let (mut floors, mut planned) = (Spread::default(), Spread::default());
     let cluster = Cluster::start().await;
     cluster.whole().await;
     let crowd = Crowd::start(&cluster.dsn(&[]), options.clients).await;
@@ -47,6 +48,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         if number % every == 0 {
             crowd.rests().await;
             floors.add(floor::measure().await?);
+            planned.add(floor::handed_over(options.clients).await?);
         }
         crowd.works().await;
         let window = switch(&cluster).await?;
@@ -55,7 +57,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let told = crowd.ends().await;
     let lost = crowd::lost(&cluster.dsn(&[]), &told).await;
-    report(options, &floors, &windows, &told);
+    report(options, [&floors, &planned], &windows, &told);
     ensure!(lost.is_empty(), "acknowledged transactions are lost: {lost:?}");
     let broken: usize = told.iter().map(|told| told.broken.len()).sum();
     ensure!(broken == 0, "{broken} transactions were broken off in the middle");
@@ -77,7 +79,7 @@ async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
     Ok(Window { from, to: Instant::now(), former: former.id, same_data })
 }
 
-fn report(options: &Options, floors: &Spread, windows: &[Window], told: &[Told]) {
+fn report(options: &Options, floors: [&Spread; 2], windows: &[Window], told: &[Told]) {
     let mut of_all: Vec<Instant> =
         told.iter().flat_map(|told| told.acknowledged.iter().map(|(_, at)| *at)).collect();
     of_all.sort_unstable();
@@ -89,17 +91,26 @@ fn report(options: &Options, floors: &Spread, windows: &[Window], told: &[Told])
             .map(|told| longest(told.acknowledged.iter().map(|(_, at)| *at), *from, *to));
         slowest.add(each.max().unwrap_or_default());
     }
-    let ratio = |of: &Spread| of.median().as_secs_f64() / floors.median().as_secs_f64();
+    let [promotion, planned] = floors;
+    let ratios = |of: &Spread| {
+        let times = |floor: &Spread| of.median().as_secs_f64() / floor.median().as_secs_f64();
+        format!(
+            "{:.2} x promotion floor, {:.2} x bare planned change",
+            times(promotion),
+            times(planned)
+        )
+    };
     let acknowledged = of_all.len();
     let (again, doubted, broken) = told.iter().fold((0, 0, 0), |(again, doubted, broken), told| {
         (again + told.connected_again, doubted + told.doubted, broken + told.broken.len())
     });
     println!("\nlongest pause between two acknowledged transactions, {} clients", options.clients);
-    println!("promotion floor    {floors}");
+    println!("promotion floor    {promotion}");
+    println!("bare, planned      {planned}");
     println!("of all clients     {anybody}");
-    println!("                   median {:.2} x floor", ratio(&anybody));
+    println!("                   median {}", ratios(&anybody));
     println!("of the slowest     {slowest}");
-    println!("                   median {:.2} x floor", ratio(&slowest));
+    println!("                   median {}", ratios(&slowest));
     println!("{acknowledged} transactions acknowledged, {doubted} of unknown outcome");
     println!("{again} times a client connected again, between two transactions");
     println!("{broken} transactions broken off in the middle: {:#?}", reasons(told));

@@ -29,4 +29,4 @@ pub use etcd::Etcd;
 pub use eventually::eventually;
 pub use manager::ServiceManager;
 pub use ports::free_port;
-pub use processes::{Pid, kill, parent_of, pause, restart, resume, terminate};
+pub use processes::{Pid, kill, parent_of, pause, restart, resume, stop_fast, terminate};

@@ -15,6 +15,11 @@ pub fn terminate(pid: Pid) {
     send(pid, Signal::TERM);
 }
 
+/// SIGINT: a postmaster stops fast, in order.
+pub fn stop_fast(pid: Pid) {
+    send(pid, Signal::INT);
+}
+
 /// SIGSTOP.
 pub fn pause(pid: Pid) {
     send(pid, Signal::STOP);

@@ -3,12 +3,16 @@
 //! The primary is killed, its sync is promoted at the same moment with its own sync named already,
 //! and the clock stops at the first write that the new sync acknowledged. No controller that must
 //! first notice, agree and lead clients elsewhere can be faster.
+//!
+//! [`handed_over`]: the same for a planned change under load.
 
 use std::time::Duration;
 
-use anyhow::Context;
-use dugong_tests::{connect, kill};
+use anyhow::{Context, ensure};
+use dugong_tests::crowd::{self, Crowd};
+use dugong_tests::{connect, kill, stop_fast};
 use tokio::time::Instant;
+use tokio_postgres::Client;
 
 use crate::failover::chain::Chain;
 
@@ -31,10 +35,44 @@ pub(crate) async fn measure() -> anyhow::Result<Duration> {
     let victim = chain.postmaster(0)?;
     let begun = Instant::now();
     kill(victim);
+    promote(&heir, begun).await?;
+    Ok(begun.elapsed())
+}
+
+/// Measures a planned change once: `clients` end between two transactions each, the primary stops in
+/// order with a checkpoint just behind it, and its sync is promoted in that moment.
+pub(crate) async fn handed_over(clients: usize) -> anyhow::Result<Duration> {
+    let chain = Chain::start().await?;
+    let words = anyhow::Error::msg;
+    let primary = connect(&chain.dsn(0)).await.map_err(words)?;
+    primary.batch_execute("create table floor(n int)").await?;
+    let heir = connect(&chain.dsn(1)).await.map_err(words)?;
+    let crowd = Crowd::start(&chain.dsn(0), clients).await;
+    crowd.works().await;
+    primary.batch_execute("checkpoint").await?;
+    drop(primary);
+    let victim = chain.postmaster(0)?;
+    let begun = Instant::now();
+    let told = crowd.ends().await;
+    let last = told.iter().filter_map(|told| told.acknowledged.last()).map(|(_, at)| *at).max();
+    stop_fast(victim);
+    while chain.postmaster(0).is_ok() {
+        tokio::time::sleep(PAUSE).await;
+        (begun.elapsed() < LIMIT).then_some(()).context("the primary does not stop")?;
+    }
+    promote(&heir, begun).await?;
+    let pause = last.context("nothing was acknowledged")?.elapsed();
+    let lost = crowd::lost(&chain.dsn(1), &told).await;
+    ensure!(lost.is_empty(), "a bare chain lost {lost:?}");
+    Ok(pause)
+}
+
+/// Returns once a write was acknowledged by the next sync.
+async fn promote(heir: &Client, begun: Instant) -> anyhow::Result<()> {
     heir.batch_execute("select pg_promote(false)").await?;
     while heir.batch_execute("insert into floor values (0)").await.is_err() {
         tokio::time::sleep(PAUSE).await;
         (begun.elapsed() < LIMIT).then_some(()).context("the promotion does not end")?;
     }
-    Ok(begun.elapsed())
+    Ok(())
 }
