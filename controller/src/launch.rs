@@ -59,9 +59,9 @@ pub struct UpOptions {
     /// Whom PostgreSQL and its controllers run as, when started by root [default: postgres].
     #[arg(long, value_name = "USER")]
     pub pg_user: Option<String>,
-    /// A key of [timings] or [repair] for all controllers, as in repair.keep_diverged=2; kept for
-    /// later starts until it is set again, or to nothing (repair.keep_diverged=). Repeat it for
-    /// several.
+    /// postgres.memory, or a key of [bootstrap], [timings] or [repair], for all controllers, as in
+    /// repair.keep_diverged=2; kept for later starts until it is set again, or to nothing
+    /// (repair.keep_diverged=). Repeat it for several.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Return once writes are accepted; `dugong down` stops it.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod driver;
+mod first_settings;
 pub mod launch;
 pub mod lifeline;
 pub mod metrics;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use dugong_machine::{Bootstrap, Settings, State};
+use dugong_machine::{Bootstrap, Goal, Settings, State};
 use dugong_topology::Address;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, HttpConfig, Origin};
 use crate::credentials::{Credentials, Password};
 use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::Topologies;
@@ -30,7 +30,7 @@ use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
 use crate::publish::settings::SettingsDesk;
 use crate::store::Store;
-use crate::{lifeline, metrics, postgres, publish, service};
+use crate::{first_settings, lifeline, metrics, postgres, publish, service};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -160,6 +160,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let settings = postgres_settings(&config, bin, credentials);
     let mut server =
         postgres::supervise(settings, clock, store.watch_settings()).map_err(Failure::runtime)?;
+    begin_settings(&config, store.clone(), server.goal.subscribe());
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
@@ -206,6 +207,14 @@ async fn control(config: Config) -> Result<(), Failure> {
     }
     tracing::info!("ended");
     outcome.map(|_| ())
+}
+
+/// Should this instance begin a cluster from nothing.
+fn begin_settings(config: &Config, store: Arc<dyn Store>, goal: watch::Receiver<Option<Goal>>) {
+    if config.origin == Origin::Initdb {
+        let (me, memory) = (config.instance.clone(), config.postgres.memory);
+        tokio::spawn(first_settings::write(me, memory, store, goal));
+    }
 }
 
 fn desk(

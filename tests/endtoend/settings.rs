@@ -64,7 +64,10 @@ async fn all_have(cluster: &Cluster, name: &str, value: &str) {
 async fn a_setting_holds_on_every_instance_and_after_a_failover() {
     let cluster = Cluster::start().await;
     let said = done(&cluster, &["config", "show"]).await;
-    assert!(said.contains("nothing is set"), "{said}");
+    assert!(said.contains("a quarter of 512MB of memory"), "{said}");
+    assert!(!said.contains("pending") && said.contains("as the cluster began"), "{said}");
+    all_have(&cluster, "shared_buffers", "128MB").await;
+    all_have(&cluster, "effective_cache_size", "384MB").await;
 
     let said = done(&cluster, &["config", "set", "work_mem=7MB", "my.own=it's"]).await;
     assert!(said.contains("work_mem: not set -> '7MB'"), "{said}");
@@ -109,7 +112,10 @@ async fn a_setting_holds_on_every_instance_and_after_a_failover() {
     all_have(&cluster, "work_mem", "4MB").await;
     let said = done(&cluster, &["config", "show", "--json"]).await;
     let shown: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
-    assert_eq!(shown["settings"]["values"], serde_json::json!({ "my.own": "it's" }), "{shown}");
+    let values = &shown["settings"]["values"];
+    assert_eq!((&values["my.own"], values.get("work_mem")), (&"it's".into(), None), "{shown}");
+    let why = &shown["settings"]["why"];
+    assert!(why["shared_buffers"].is_string() && why.get("my.own").is_none(), "{shown}");
     assert_eq!(shown["instances"].as_array().map(Vec::len), Some(3), "{shown}");
 }
 

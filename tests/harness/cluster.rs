@@ -85,6 +85,8 @@ impl Cluster {
         let child = self
             .command("up")
             .args(["--write-port", "0", "--read-port", "0", "--http-port", "0"])
+            // Many clusters share the machine.
+            .args(["--set", "postgres.memory=512MB"])
             .args(arguments)
             .env("DUGONG_DIE_WITH_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())

@@ -1,7 +1,7 @@
 //! Keys that are chosen once for all controllers of a launcher: `repair.keep_diverged=2`.
 //!
-//! Only sections that differ by no instance, and of which the launcher writes nothing itself. Values
-//! are written as in the environment.
+//! Only sections that differ by no instance, and of which the launcher writes nothing itself; and what
+//! it asks for by [`value`]. Values are written as in the environment.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,9 @@ use super::{env, error::ConfigProblem};
 
 /// The sections whose keys may be chosen.
 const OPEN: [&str; 3] = ["bootstrap", "timings", "repair"];
+
+/// Further keys, in sections that the launcher writes.
+const ASKED_FOR: [(&str, &str); 1] = [("postgres", "memory")];
 
 /// `section.key` to its value.
 pub type Chosen = BTreeMap<String, String>;
@@ -44,10 +47,7 @@ pub fn sections(chosen: &Chosen) -> Result<String, ConfigProblem> {
         let mut begun = false;
         for (_, key) in known().filter(|(of, _)| *of == section) {
             let Some(value) = chosen.get(&format!("{section}.{key}")) else { continue };
-            let value = env::read(section, key, value).map_err(|message| {
-                let (key, message) = (format!("{section}.{key}"), message.replace('\n', ", "));
-                ConfigProblem::Chosen { key, message }
-            })?;
+            let value = read(section, key, value)?;
             if !std::mem::replace(&mut begun, true) {
                 text.push_str(&format!("\n[{section}]\n"));
             }
@@ -57,9 +57,31 @@ pub fn sections(chosen: &Chosen) -> Result<String, ConfigProblem> {
     Ok(text)
 }
 
+/// What was chosen for one key, as a configuration file has it.
+///
+/// # Errors
+///
+/// A value of the wrong form.
+pub fn value(
+    chosen: &Chosen,
+    section: &str,
+    key: &str,
+) -> Result<Option<toml::Value>, ConfigProblem> {
+    let word = chosen.get(&format!("{section}.{key}"));
+    word.map(|word| read(section, key, word)).transpose()
+}
+
+fn read(section: &str, key: &str, word: &str) -> Result<toml::Value, ConfigProblem> {
+    env::read(section, key, word).map_err(|message| {
+        let (key, message) = (format!("{section}.{key}"), message.replace('\n', ", "));
+        ConfigProblem::Chosen { key, message }
+    })
+}
+
 fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
     let open = SECTIONS.into_iter().filter(|(section, _)| OPEN.contains(section));
-    open.flat_map(|(section, keys)| keys.iter().map(move |key| (section, *key)))
+    let open = open.flat_map(|(section, keys)| keys.iter().map(move |key| (section, *key)));
+    open.chain(ASKED_FOR)
 }
 
 #[cfg(test)]

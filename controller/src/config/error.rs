@@ -48,6 +48,8 @@ pub enum ConfigProblem {
          a cluster, or one_node for a primary without a sync"
     )]
     OneNodeOf { value: usize },
+    #[error("postgres.memory = {value:?} is no size of at least 64MB: write 512MB or 16GB")]
+    Memory { value: String },
     #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
     BootstrapSize { value: usize },
     #[error("{key} in [bootstrap] is for method = \"{method}\": remove it, or choose that method")]

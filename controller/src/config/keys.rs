@@ -11,7 +11,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
            "bootstrap", "postgres", "http", "store", "dns", "timings",
            "repair"]),
     ("bootstrap", &["method", "command", "data"]),
-    ("postgres", &["bin", "listen", "networks", "plain_networks", "tls_cert", "tls_key",
+    ("postgres", &["bin", "listen", "memory", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),
     ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dugong_topology::Address;
+use dugong_topology::{Address, units};
 use serde::Deserialize;
 
 use super::error::ConfigProblem;
@@ -16,6 +16,8 @@ pub struct PostgresConfig {
     pub bin: Option<PathBuf>,
     /// Host and port; clients and standbys reach it there, so it is no wildcard. Required.
     pub listen: Address,
+    /// In bytes: what the first settings of a new cluster count on. Default: all that there is.
+    pub memory: Option<u64>,
     /// From where clients and standbys may connect, beside this machine. Default: from nowhere.
     pub networks: Vec<Network>,
     /// From where clients may connect without TLS, too, where there is TLS: proxies, which speak
@@ -74,6 +76,7 @@ const OWNED: [(&str, &str); 25] = [
 pub(super) struct RawPostgres {
     bin: Option<PathBuf>,
     listen: Address,
+    memory: Option<String>,
     #[serde(default)]
     networks: Vec<Network>,
     #[serde(default)]
@@ -110,11 +113,20 @@ impl TryFrom<RawPostgres> for PostgresConfig {
             return Err(ConfigProblem::NothingButPlain);
         }
         super::refuse_wildcard("postgres.listen", &listen)?;
+        let memory = raw.memory.map(memory).transpose()?;
         for (name, value) in &settings {
             check_setting(name, value)?;
         }
-        Ok(Self { bin, listen, networks, plain_networks, tls, settings })
+        Ok(Self { bin, listen, memory, networks, plain_networks, tls, settings })
     }
+}
+
+/// The least that PostgreSQL is any use with.
+const MEMORY_MIN: u64 = 64 << 20;
+
+fn memory(value: String) -> Result<u64, ConfigProblem> {
+    let bytes = units::parse_size(&value).ok().filter(|bytes| *bytes >= MEMORY_MIN);
+    bytes.ok_or(ConfigProblem::Memory { value })
 }
 
 /// Why a setting, named in lower case, is written by Dugong itself; none where it is not.

@@ -24,6 +24,7 @@ command = "cp -a /backup/. $DUGONG_DATA"
 [postgres]
 bin = "/usr/lib/postgresql/15/bin"
 listen = "127.0.0.1:20001"
+memory = "16GB"
 networks = ["10.0.0.0/24", "fd00:1::/64"]
 plain_networks = ["10.0.0.9"]
 tls_cert = "/etc/dugong/server.crt"
@@ -104,6 +105,7 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
     assert_eq!(config.origin, Origin::Command(command));
     let networks: Vec<_> = config.postgres.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/24", "fd00:1::/64"]);
+    assert_eq!(config.postgres.memory, Some(16 << 30));
     let files = config.postgres.tls.unwrap();
     assert_eq!(files.key, Path::new("/etc/dugong/server.key"));
     assert_eq!(config.postgres.settings["shared_buffers"], "64MB");
@@ -178,7 +180,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 32: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 33: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -199,9 +201,10 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 22: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 23: "),
         ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
         ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
+        ("\"16GB\"",                           "\"much\"",                       "postgres.memory = \"much\" is no size of at least 64MB"),
         ("tls_ca = \"/etc/dugong/authority.crt\"",  "",                               "postgres.tls_cert, tls_key and tls_ca belong together"),
         ("\"/etc/dugong/server.key\"",       "\"pg-1.key\"",                   "postgres.tls_key = \"pg-1.key\" is relative"),
         ("shared_buffers =",                 "SSL =",                          "SSL is set by Dugong (postgres.tls_cert says it)"),
@@ -229,7 +232,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("tls_cert = \"/srv/dugong/pg-1.crt\"\ntls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "tls_key = \"/srv/dugong/pg-1.key\"", "http.tls_key without http.tls_cert"),
         ("tls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "", "http.tls_cert without http.tls_key"),
         ("\"/srv/dugong/token\"",            "\"token\"",                      "http.token_file = \"token\" is relative"),
-        ("[http]",                           "[http",                          "line 21: "),
+        ("[http]",                           "[http",                          "line 22: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");

@@ -12,6 +12,7 @@ use super::ports::Ports;
 use super::user::User;
 use crate::config::{Config, ConfigProblem, chosen};
 use crate::credentials::Credentials;
+use crate::first_settings::Machine;
 use crate::postgres::find_bin;
 use crate::run::Failure;
 
@@ -214,10 +215,13 @@ fn controller_toml(
         true => "one_node = true".to_owned(),
         false => format!("bootstrap_size = {}", cluster.instances.len()),
     };
+    let memory = chosen::value(&cluster.chosen, "postgres", "memory")?;
+    let memory = memory
+        .map_or_else(|| memory_each(cluster.instances.len()), |size| format!("memory = {size}\n"));
     Ok(format!(
         "# Written by `dugong up` at each start.\n\
          cluster = \"{}\"\ninstance = \"{}\"\ndir = {}\ncredentials = {}\n\
-         {bootstrap}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n\n\
+         {bootstrap}\n\n[postgres]\nbin = {}\nlisten = \"127.0.0.1:{}\"\n{memory}\n\
          [http]\nlisten = \"127.0.0.1:{}\"\n\n[store]\nkind = \"sqlite\"\npath = {}\n{}",
         cluster.cluster,
         instance.id,
@@ -229,6 +233,14 @@ fn controller_toml(
         quoted(&layout.store()),
         chosen::sections(&cluster.chosen)?,
     ))
+}
+
+/// Half of this machine for all instances: it has other things to do, too. Nothing where that is not
+/// known.
+fn memory_each(instances: usize) -> String {
+    let each = |machine: Machine| (machine.memory / 2 / instances.max(1) as u64) >> 20;
+    let each = Machine::here().map(each).unwrap_or_default();
+    if each < 64 { String::new() } else { format!("memory = \"{each}MB\"\n") }
 }
 
 fn credentials(layout: &Layout, user: &User) -> Result<Credentials, Failure> {

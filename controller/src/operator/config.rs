@@ -38,7 +38,7 @@ pub struct Options {
 
 #[derive(Subcommand, Clone, Debug)]
 enum What {
-    /// Show what is set, who changed it last, and which instances have it.
+    /// Show what is set and why, who changed it last, and which instances have it.
     Show(Show),
     /// Set one setting or more: NAME=VALUE, as in postgresql.conf but without its quotes.
     Set(Set),
@@ -276,9 +276,10 @@ fn page(edition: &Edition, heard: &[Heard]) -> String {
         let at = UNIX_EPOCH + Duration::from_millis(settings.at_unix_ms);
         let at = humantime::format_rfc3339_seconds(at);
         text.push_str(&format!("revision {}, by {} at {at}\n\n", revision.0, settings.by));
-        let mut rows = vec![["name", "value", "where not"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["name", "value", "where not", "why"].map(str::to_owned).to_vec()];
         for (name, value) in &settings.values {
-            rows.push(vec![name.clone(), value.clone(), exceptions(name, here())]);
+            let why = settings.why.get(name).cloned().unwrap_or_default();
+            rows.push(vec![name.clone(), value.clone(), exceptions(name, here()), why]);
         }
         text.push_str(&table::render(&rows));
     }
@@ -325,7 +326,8 @@ mod tests {
     fn a_page_says_what_holds_where() {
         let values = [("max_connections", "300"), ("work_mem", "8MB")];
         let values = values.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let settings = ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 1_000 };
+        let why = [("work_mem".to_owned(), "as much as fits".to_owned())].into();
+        let settings = ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 1_000, why };
         let edition = Edition { revision: Revision(12), settings };
         let here = |id: &str, revision| Here {
             instance: id.parse().unwrap(),
@@ -350,9 +352,9 @@ mod tests {
         let expected = "\
 revision 12, by ann at 1970-01-01T00:00:01Z
 
-name             value  where not
+name             value  where not      why
 max_connections  300    pg-1: pending
-work_mem         8MB    pg-2: its own
+work_mem         8MB    pg-2: its own  as much as fits
 pg-1: max_connections is 200 until it is restarted, then 300
 pg-3 does not take it: no
 ";

@@ -116,7 +116,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(kept(folder.path()), Adopted::default(), "nothing was kept yet");
         let values = [("work_mem".to_owned(), "8MB".to_owned())].into();
-        let settings = ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7 };
+        let settings =
+            ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7, ..Default::default() };
         let edition = Edition { revision: Revision(3), settings };
 
         keep(folder.path(), &edition).unwrap();

@@ -124,7 +124,10 @@ async fn amend(State(desk): State<Arc<SettingsDesk>>, Json(amending): Json<Amend
         return encode(StatusCode::OK, &Amended { revision: None, changes });
     }
     tracing::info!(by, "the settings of the cluster are changed");
-    let next = ClusterSettings { values, by, at_unix_ms: unix_ms() };
+    let mut why = before.settings.why;
+    // What somebody chooses needs no reason.
+    why.retain(|name, _| values.get(name) == before.settings.values.get(name));
+    let next = ClusterSettings { values, by, at_unix_ms: unix_ms(), why };
     match desk.store.amend(next, at).await {
         Ok(revision) => encode(StatusCode::OK, &Amended { revision: Some(revision), changes }),
         Err(AmendError::Raced) => error(StatusCode::CONFLICT, &AmendError::Raced.to_string()),

@@ -514,7 +514,7 @@ pub(super) async fn a_declaration_and_the_outcome_it_brings_are_one_write(place:
 
 pub(super) fn cluster_settings(value: &str) -> ClusterSettings {
     let values = [("work_mem".to_owned(), value.to_owned())].into();
-    ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7 }
+    ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7, ..Default::default() }
 }
 
 pub(super) async fn settings_are_written_by_compare_and_swap_and_every_watch_shows_them(

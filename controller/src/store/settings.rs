@@ -18,6 +18,9 @@ pub struct ClusterSettings {
     pub by: String,
     /// When, in milliseconds since 1970, by the clock of the controller that was asked.
     pub at_unix_ms: u64,
+    /// Why a value was chosen, where nobody has chosen it: for people to read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub why: BTreeMap<String, String>,
 }
 
 /// The settings as of one write.

@@ -12,7 +12,8 @@ use super::instance::{Instance, as_postgres, each};
 fn edition(revision: u64, values: &[(&str, &str)]) -> Edition {
     let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let values = values.collect();
-    let settings = ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7 };
+    let settings =
+        ClusterSettings { values, by: "ann".to_owned(), at_unix_ms: 7, ..Default::default() };
     Edition { revision: Revision(revision), settings }
 }
 

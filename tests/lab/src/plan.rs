@@ -292,7 +292,7 @@ fn controller(
     let text = format!(
         "instance = \"{name}\"\ndir = \"{here}/instance\"\n\
          credentials = \"{here}/credentials.json\"\n\n\
-         [postgres]\nlisten = \"{address}:{POSTGRES}\"\nnetworks = [\"{subnet}\"]\n{server}\n\
+         [postgres]\nlisten = \"{address}:{POSTGRES}\"\nmemory = \"512MB\"\nnetworks = [\"{subnet}\"]\n{server}\n\
          [http]\nlisten = \"{address}:{CONTROLLER}\"\n{http}\n{store}"
     );
     let file = folder.join("controller.toml");
