@@ -13,6 +13,7 @@
 //! | `repair` | a former primary's data is rewound |
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `settings` | the cluster's settings, and restarts one after the other |
+//! | `slots` | logical replication, and slots of users |
 //! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
@@ -31,6 +32,7 @@ mod reinit;
 mod repair;
 mod resume;
 mod settings;
+mod slots;
 mod store;
 mod switchover;
 mod warden;
@@ -80,6 +82,15 @@ fn direct_dsn(cluster: &Cluster, instance: &Instance) -> String {
         dsn.split(' ').filter(|part| !part.starts_with("host=") && !part.starts_with("port="));
     let rest = rest.collect::<Vec<_>>().join(" ");
     format!("host={} port={} {rest}", address.host, address.port)
+}
+
+/// A connection string of its superuser, who is trusted on the server's socket.
+fn superuser_dsn(cluster: &Cluster, instance: &Instance) -> String {
+    let member = cluster.topology().expect("the cluster shows its topology");
+    let member = member.members().find(|(_, member)| member.id == instance.id);
+    let address = member.and_then(|(_, member)| member.address.clone()).expect("it listens");
+    let run = instance.data().with_file_name("run");
+    format!("host={} port={} user=postgres dbname=app", run.display(), address.port)
 }
 
 /// SIGKILL to the controller and to the server.

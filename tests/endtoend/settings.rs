@@ -17,7 +17,7 @@ async fn run(cluster: &Cluster, arguments: &[&str]) -> Output {
     output
 }
 
-async fn done(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) async fn done(cluster: &Cluster, arguments: &[&str]) -> String {
     let output = run(cluster, arguments).await;
     assert!(output.status.success(), "{output:?}");
     text(&output.stdout)
@@ -191,5 +191,32 @@ async fn no_server_fails_for_the_order_of_restarts() {
     has(&cluster, &standby, "max_connections", "230").await;
     let said = done(&cluster, &["config", "show"]).await;
     assert!(said.contains("pg-1: pending, pg-2: pending, pg-3: pending"), "{said}");
+    nothing_is_lost(writer).await;
+}
+
+/// What no program can know before a start costs one standby, and nobody a write.
+#[tokio::test]
+async fn a_server_that_cannot_start_ends_the_restarts_and_comes_back_by_another_value() {
+    let (cluster, writer) = written_to().await;
+    done(&cluster, &["config", "set", "shared_buffers=7TB"]).await;
+
+    let output = run(&cluster, &["restart", "--pending", "--wait", "5s"]).await;
+
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(said.contains("pg-3: restarting"), "{said}");
+    assert!(said.contains("pg-3 did not come back within 5s"), "{said}");
+    assert!(said.contains("could not map anonymous shared memory"), "{said}");
+    assert!(!said.contains("pg-2: restarting"), "{said}");
+    for id in ["pg-1", "pg-2"] {
+        let instance = cluster.instance(&id.parse().expect("an id"));
+        has(&cluster, &instance, "shared_buffers", "128MB").await;
+    }
+    writer.goes_on(50, SOON).await;
+
+    done(&cluster, &["config", "set", "shared_buffers=96MB"]).await;
+    cluster.whole().await;
+    done(&cluster, &["restart", "--pending"]).await;
+    all_have(&cluster, "shared_buffers", "96MB").await;
     nothing_is_lost(writer).await;
 }

@@ -50,6 +50,10 @@ pub enum ConfigProblem {
     OneNodeOf { value: usize },
     #[error("postgres.memory = {value:?} is no size of at least 64MB: write 512MB or 16GB")]
     Memory { value: String },
+    #[error(
+        "wal_level = {value:?} in [postgres] settings has too little for standbys: replica, or logical"
+    )]
+    WalLevel { value: String },
     #[error("bootstrap_size = {value} is out of range: 2 to 9 instances make a cluster")]
     BootstrapSize { value: usize },
     #[error("{key} in [bootstrap] is for method = \"{method}\": remove it, or choose that method")]

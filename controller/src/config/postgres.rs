@@ -42,7 +42,7 @@ pub struct TlsFiles {
 
 /// The settings that Dugong writes itself, in lower case, and why.
 #[rustfmt::skip]
-const OWNED: [(&str, &str); 25] = [
+const OWNED: [(&str, &str); 24] = [
     ("listen_addresses",              "postgres.listen says it"),
     ("port",                          "postgres.listen says it"),
     ("unix_socket_directories",       "the controller talks to its server there"),
@@ -57,7 +57,6 @@ const OWNED: [(&str, &str); 25] = [
     ("synchronous_commit",            "it decides which commits survive a failover"),
     ("fsync",                         "without it a crash loses acknowledged commits"),
     ("full_page_writes",              "without it a crash can tear pages"),
-    ("wal_level",                     "standbys need it"),
     ("hot_standby",                   "standbys serve reads"),
     ("primary_conninfo",              "it follows the chain"),
     ("primary_slot_name",             "it follows the chain"),
@@ -134,6 +133,11 @@ pub(crate) fn owned(name: &str) -> Option<&'static str> {
     OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, reason)| *reason)
 }
 
+/// Whether a `wal_level` has in it what standbys need.
+pub(crate) fn feeds_standbys(wal_level: &str) -> bool {
+    ["replica", "logical"].iter().any(|level| level.eq_ignore_ascii_case(wal_level.trim()))
+}
+
 /// Refuses what would be Dugong's word, or break the file that it is written into.
 fn check_setting(name: &str, value: &str) -> Result<(), ConfigProblem> {
     let name = name.to_owned();
@@ -141,6 +145,9 @@ fn check_setting(name: &str, value: &str) -> Result<(), ConfigProblem> {
     let lower = name.to_ascii_lowercase();
     if let Some(reason) = owned(&lower) {
         return Err(ConfigProblem::OwnedSetting { name, reason });
+    }
+    if lower == "wal_level" && !feeds_standbys(value) {
+        return Err(ConfigProblem::WalLevel { value: value.to_owned() });
     }
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -337,6 +337,7 @@ mod tests {
             pending: Vec::new(),
             complaints: Vec::new(),
             started_unix_ms: Some(5),
+            slots: Vec::new(),
         };
         let pending = Pending {
             name: "max_connections".to_owned(),

@@ -55,6 +55,9 @@ pub struct Options {
     /// How long open transactions may take to finish before a switchover ends them.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub drain: Duration,
+    /// How long a restarted server, and then the cluster, may take until it is whole.
+    #[arg(long, value_name = "TIME", default_value = "2min", value_parser = units::parse_duration)]
+    pub wait: Duration,
 }
 
 /// How the primary is restarted, as typed.
@@ -63,9 +66,6 @@ pub enum Primary {
     Switchover,
     InPlace,
 }
-
-/// How long a restarted server, and then the cluster, may take until it is whole.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long the cluster may take to be whole before anything is done to it.
 const FIRST_PATIENCE: Duration = Duration::from_secs(20);
@@ -103,7 +103,7 @@ pub async fn restart(options: &Options, mut print: impl FnMut(&str)) -> Result<(
         for step in steps {
             run.step(&step).await?;
         }
-        topology = run.whole(PATIENCE).await?;
+        topology = run.whole(options.wait).await?;
         if !primary_last || situation.lowered.is_empty() {
             break;
         }
@@ -182,7 +182,7 @@ impl<L: FnMut(&str)> Run<'_, L> {
 
     async fn step(&mut self, step: &Step) -> Result<(), Failure> {
         let id = step.id().clone();
-        let topology = self.whole(PATIENCE).await?;
+        let topology = self.whole(self.options.wait).await?;
         let in_office = topology.primary.as_ref().is_some_and(|primary| primary.id == id);
         if in_office != step.is_for_primary() {
             return Err(Failure::Runtime(
@@ -276,7 +276,8 @@ impl<L: FnMut(&str)> Run<'_, L> {
 
     /// Waits until another server of it runs, and the cluster is whole.
     async fn restarted(&mut self, id: &InstanceId, began: Option<u64>) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.options.wait;
+        let mut told = String::new();
         loop {
             let heard = self.caller.settings_here().await;
             let here = heard.iter().filter_map(|heard| heard.here.as_ref().ok());
@@ -284,19 +285,24 @@ impl<L: FnMut(&str)> Run<'_, L> {
             if now.is_some() && now != began {
                 break;
             }
+            let why = match self.caller.topology().await {
+                Ok(topology) => said(&topology, id),
+                Err(failure) => failure.to_string(),
+            };
             if Instant::now() > deadline {
-                let why = match self.caller.topology().await {
-                    Ok(topology) => said(&topology, id),
-                    Err(failure) => failure.to_string(),
-                };
                 return Err(Failure::Runtime(format!(
-                    "{id} did not come back within {PATIENCE:?} ({why}); nothing further is \
-                     restarted: see `dugong status`, and its postgres.log"
+                    "{id} did not come back within {} ({why}); nothing further is restarted: see \
+                     `dugong status`, and its postgres.log",
+                    humantime::format_duration(self.options.wait)
                 )));
+            }
+            if why.contains("cannot be started") && why != told {
+                (self.line)(&format!("{id}: {why}"));
+                told = why;
             }
             tokio::time::sleep(LOOK).await;
         }
-        self.whole(PATIENCE).await?;
+        self.whole(self.options.wait).await?;
         (self.line)(&format!("{id}: restarted, the cluster is whole"));
         Ok(())
     }

@@ -60,8 +60,8 @@ pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<()
     Ok(())
 }
 
-/// What waits for a restart, and who does not take the cluster's settings; nothing where it is not
-/// told, since not everybody who may look may see settings.
+/// What waits for a restart, who does not take the cluster's settings, and what no failover brings
+/// along; nothing where it is not told, since not everybody who may look may see settings.
 async fn of_settings(reach: &ReachOptions) -> Vec<String> {
     let Ok(caller) = Caller::of(reach) else { return Vec::new() };
     let heard = caller.settings_here().await;
@@ -75,7 +75,14 @@ async fn of_settings(reach: &ReachOptions) -> Vec<String> {
         let refused = here.refused.as_ref().map(|why| {
             format!("{} does not take the settings of the cluster: {why}", here.instance)
         });
-        pending.into_iter().chain(refused)
+        let slots = (!here.slots.is_empty()).then(|| {
+            let slots = here.slots.join(", ");
+            format!(
+                "{}: the replication slots {slots} are on this instance only, and hold WAL here",
+                here.instance
+            )
+        });
+        pending.into_iter().chain(refused).chain(slots)
     })
     .collect()
 }

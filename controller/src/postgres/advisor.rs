@@ -16,6 +16,7 @@ use super::configuration::{Common, REVISION, owned};
 use super::control::{Door, LookError, Session, optional, text, value};
 use super::floors::bound;
 use super::judge::{Judge, Verdict};
+use crate::config::feeds_standbys;
 
 /// Asks about settings. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,6 +63,8 @@ pub enum Objection {
     Value { name: String },
     #[error("{name} must be at least {least}: standbys, and copies for new ones, need that many")]
     TooFew { name: String, least: u64 },
+    #[error("wal_level must be replica, or logical: anything less has too little for standbys")]
+    WalLevel,
     #[error(transparent)]
     Verdict(#[from] Verdict),
     #[error("the server could not be asked: {0}")]
@@ -84,6 +87,9 @@ pub struct Here {
     pub complaints: Vec<String>,
     /// When the server was started, in milliseconds since 1970; none while it does not answer.
     pub started_unix_ms: Option<u64>,
+    /// Its permanent replication slots that are not Dugong's.
+    #[serde(default)]
+    pub slots: Vec<String>,
 }
 
 /// A setting that waits for a restart.
@@ -131,6 +137,9 @@ impl Advisor {
             }
             if value.contains(['\n', '\r', '\0']) {
                 return Err(Objection::Value { name: (*name).clone() });
+            }
+            if *name == "wal_level" && !feeds_standbys(value) {
+                return Err(Objection::WalLevel);
             }
             let least = LEAST.iter().find(|(least, _)| least == name);
             if let Some((_, least)) = least
@@ -180,6 +189,7 @@ impl Advisor {
             pending: Vec::new(),
             complaints: Vec::new(),
             started_unix_ms: None,
+            slots: Vec::new(),
         };
         if let Err(error) = self.ask_server(&mut here).await {
             here.complaints.push(format!("the server could not be asked: {error}"));
@@ -205,7 +215,9 @@ impl Advisor {
                  FROM pg_settings s WHERE s.pending_restart ORDER BY s.name; \
                  SELECT f.name, f.error FROM pg_file_settings f WHERE f.error IS NOT NULL \
                  AND lower(f.name) NOT IN \
-                     (SELECT lower(name) FROM pg_settings WHERE pending_restart)",
+                     (SELECT lower(name) FROM pg_settings WHERE pending_restart); \
+                 SELECT slot_name FROM pg_replication_slots \
+                 WHERE NOT temporary AND slot_name NOT LIKE 'dugong\\_%' ORDER BY slot_name",
             ))
             .await?;
         let rows = |index: usize| sets.get(index).into_iter().flatten();
@@ -223,6 +235,7 @@ impl Advisor {
             let of = |column| text(row, column).unwrap_or_default();
             here.complaints.push(format!("{}: {}", of(0), of(1)));
         }
+        here.slots.extend(rows(3).filter_map(|row| text(row, 0)).map(str::to_owned));
         Ok(())
     }
 

@@ -30,6 +30,7 @@ const INCLUDE: &str = "include = 'dugong.conf'";
 /// Ours, but the operator's word comes after it and wins: for the cluster, and then for the instance.
 #[rustfmt::skip]
 const DEFAULTS: &[(&str, &str)] = &[
+    ("wal_level",                      "replica"),
     ("max_connections",                "200"),
     ("superuser_reserved_connections", "5"),
     ("max_wal_senders",                "16"),
@@ -43,7 +44,6 @@ const DEFAULTS: &[(&str, &str)] = &[
 #[rustfmt::skip]
 const FIXED: &[(&str, &str, &str)] = &[
     ("unix_socket_permissions",        "0700",          "whoever reaches the socket is trusted"),
-    ("wal_level",                      "replica",       "standbys need it"),
     ("synchronous_commit",             "on",            "it decides which commits survive a failover"),
     ("hot_standby",                    "on",            "standbys serve reads"),
     ("hot_standby_feedback",           "on",            "reads on standbys are not to be cancelled"),

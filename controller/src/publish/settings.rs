@@ -167,6 +167,7 @@ fn status_of(objection: &Objection) -> StatusCode {
         | Objection::Internal { .. }
         | Objection::Value { .. }
         | Objection::TooFew { .. }
+        | Objection::WalLevel
         | Objection::Verdict(Verdict::Refused(_)) => StatusCode::UNPROCESSABLE_ENTITY,
         Objection::Verdict(Verdict::Unknown(_)) | Objection::Server(_) => {
             StatusCode::SERVICE_UNAVAILABLE

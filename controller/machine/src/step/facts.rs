@@ -97,8 +97,19 @@ impl State {
             // The next data begins to count anew.
             self.forked_making = None;
             self.stuck_making = None;
+            if self.is_chosen() {
+                // It was for data that are gone: nobody is to get an office by it any more.
+                self.declaring = None;
+            }
         }
         self.server = server;
+    }
+
+    /// Whether this instance's data counts, or no record says whose does.
+    fn is_chosen(&self) -> bool {
+        let record = self.snapshot.as_ref().and_then(|snapshot| snapshot.record());
+        let role = record.map(|record| record.role_of(&self.me));
+        role.is_none_or(|role| matches!(role, Some(Role::Primary | Role::Sync)))
     }
 
     /// The link is alive while WAL comes through it; a receiver that connects again counts too.

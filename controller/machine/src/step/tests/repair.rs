@@ -161,3 +161,24 @@ fn forked_wal_is_replaced_by_a_copy() {
         assert_eq!(matches!(then.goal, Some(Goal::Copied { .. })), copied, "{what}");
     }
 }
+
+/// Found by the simulator: a primary that was cut off gave its sync's place to an async, lost its disk,
+/// and only then was heard. The record named nobody any more who had all of the WAL.
+#[test]
+fn what_was_declared_for_data_that_are_gone_is_not_asked_for_again() {
+    let asks = |state: &State| {
+        let (_, actions) = step(state, later(1), Event::Tick);
+        actions.iter().any(|action| matches!(action, Action::Declare(_)))
+    };
+    let mut given = in_office(snapshot());
+    let next = record().with_sync(&id("pg-3"), at(2, END));
+    let at = Some(given.record_revision());
+    let change = Declaration { next, at, guard: Guard::None, fulfils: None };
+    given.declaring = Some((change, NOW));
+    let killed = after(given.clone(), NOW, Event::Observed(server("pg-1", Run::Down)));
+    assert!(asks(&killed), "its WAL is here still");
+
+    let empty = Server { data: Data::Empty, ..server("pg-1", Run::Down) };
+    let destroyed = after(given, NOW, Event::Observed(empty));
+    assert!(!asks(&destroyed), "its sync takes over");
+}
