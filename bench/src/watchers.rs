@@ -146,13 +146,13 @@ impl Server {
                 let me: InstanceId = "pg-1".parse()?;
                 let path = folder.path().join("store.db");
                 let store = SqliteStore::open(&path, me.clone(), Duration::from_secs(60))?;
-                let password = Credentials::generate()?.superuser.password;
+                let credentials = watch::channel(Arc::new(Credentials::generate()?)).1;
                 let admission =
-                    Admission { password, token: None, read_token: None, certificates: false };
+                    Admission { credentials, token: None, read_token: None, certificates: false };
                 // Nobody looks after any data here.
                 let (give_up, _) = mpsc::channel(1);
                 let (store, settings) = (Arc::new(store), None);
-                let desk = Desk { store, settings, me: me.clone(), give_up };
+                let desk = Desk { store, settings, credentials: None, me: me.clone(), give_up };
                 let door = Door::open(listener, None)?;
                 let (_, local) = watch::channel(Local::default());
                 let metrics = metrics.clone();

@@ -1,9 +1,14 @@
-//! The cluster's passwords: made once, before the cluster is, and kept in one file of mode 0600.
+//! The cluster's passwords: made before the cluster is, and kept in one file of mode 0600 on each
+//! machine.
 //!
-//! [`Credentials::generate`] and [`Credentials::store_new`] are for whoever makes a cluster;
-//! every controller calls [`Credentials::load`].
+//! [`Credentials::generate`] and [`Credentials::store_new`] are for whoever makes a cluster; every
+//! controller has a [`Keeper`], which follows the file. `exchange` is how they become others while the
+//! cluster runs.
 //!
 //! **Invariant:** no password is ever shown by `Debug`, and a file that others may read is refused.
+
+mod exchange;
+mod keeper;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -13,6 +18,9 @@ use std::path::{Path, PathBuf};
 
 use dugong_trust::FileError;
 use serde::{Deserialize, Serialize};
+
+pub use self::exchange::{Exchange, ExchangeId, Kind, Logins, Objection, Stage};
+pub use self::keeper::{Keeper, KeeperError};
 
 /// 62 letters and digits to the power of 32: 190 bits.
 const PASSWORD_CHARACTERS: usize = 32;
@@ -29,6 +37,12 @@ pub struct Credentials {
     pub lookup: Login,
     /// A ready-made role that is no superuser, and its database.
     pub application: ApplicationLogin,
+    /// The exchange that these come from; none: they are the cluster's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanged: Option<ExchangeId>,
+    /// One that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
 }
 
 /// A role and its password.
@@ -71,6 +85,12 @@ impl Password {
         Self::generate(&mut random()?).map_err(no_random)
     }
 
+    /// Whether it is one that could have been made here: nothing that a file of passwords, or SQL,
+    /// would take for something else.
+    pub fn is_ours(&self) -> bool {
+        self.0.len() == PASSWORD_CHARACTERS && self.0.bytes().all(|byte| ALPHABET.contains(&byte))
+    }
+
     fn generate(random: &mut impl Read) -> io::Result<Self> {
         let mut password = String::with_capacity(PASSWORD_CHARACTERS);
         let mut byte = [0];
@@ -108,7 +128,8 @@ impl Credentials {
         let lookup = login("dugong_lookup")?;
         let Login { name, password } = login("app")?;
         let application = ApplicationLogin { name, password, database: "app".to_owned() };
-        Ok(Self { superuser, replication, lookup, application })
+        let (exchanged, exchange) = (None, None);
+        Ok(Self { superuser, replication, lookup, application, exchanged, exchange })
     }
 
     /// Reads the file.
@@ -136,16 +157,32 @@ impl Credentials {
             }
         };
         // Written under another name and linked, so that a crash leaves no half of a file behind.
+        let draft = self.draft(path).map_err(unwritable)?;
+        let linked = fs::hard_link(&draft, path);
+        // Not the file: what is left over is harmless.
+        let _ = fs::remove_file(&draft);
+        linked.and_then(|()| sync_directory_of(path)).map_err(unwritable)
+    }
+
+    /// Replaces the file at once: readers see the former content or this one, whole. On disk when
+    /// this returns.
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let draft = self.draft(path)?;
+        fs::rename(&draft, path)?;
+        sync_directory_of(path)
+    }
+
+    /// Writes a file beside `path`; of this process alone, as several may share `path`.
+    fn draft(&self, path: &Path) -> io::Result<PathBuf> {
         let mut draft = path.to_owned().into_os_string();
         draft.push(format!(".new-{}", std::process::id()));
         let draft = PathBuf::from(draft);
-        let written = self.write(&draft).and_then(|()| fs::hard_link(&draft, path));
-        // Missing where it could not even be created; and what is left over is harmless.
-        let _ = fs::remove_file(&draft);
-        written.map_err(unwritable)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = File::open(parent.unwrap_or_else(|| Path::new("."))).map_err(unwritable)?;
-        directory.sync_all().map_err(unwritable)
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => (),
+        }
+        self.write(&draft)?;
+        Ok(draft)
     }
 
     fn write(&self, path: &Path) -> io::Result<()> {
@@ -155,6 +192,11 @@ impl Credentials {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 fn random() -> Result<impl Read, CredentialsError> {
@@ -219,7 +261,7 @@ mod tests {
 
     #[test]
     fn passwords_differ_are_long_and_stay_hidden() {
-        let Credentials { superuser, replication, lookup, application } =
+        let Credentials { superuser, replication, lookup, application, .. } =
             Credentials::generate().unwrap();
         let passwords =
             [&superuser.password, &replication.password, &lookup.password, &application.password];

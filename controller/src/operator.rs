@@ -1,6 +1,6 @@
 //! What an operator asks of a cluster: its state, its history, how to connect;
-//! another primary, and whether roles change by themselves; data copied anew; and whether it keeps
-//! its promises.
+//! another primary, and whether roles change by themselves; data copied anew; other passwords; and
+//! whether it keeps its promises.
 
 mod caller;
 pub mod client;
@@ -13,6 +13,7 @@ pub mod promote;
 pub mod reach;
 pub mod reinit;
 pub mod restart;
+pub mod rotate;
 pub mod schedule;
 pub mod status;
 pub mod switchover;

@@ -24,6 +24,7 @@ mod control;
 mod copying;
 mod data_dir;
 mod diverged;
+mod doorkeeper;
 mod existing;
 mod floors;
 mod given_up;
@@ -47,6 +48,7 @@ mod process;
 mod programs;
 mod progress;
 mod recovering;
+mod refused;
 mod remote;
 mod replay;
 mod reporter;
@@ -79,6 +81,7 @@ use crate::store::Edition;
 
 pub use advisor::{Advisor, Change, Here, Objection, Pending, Takes};
 pub use certificates::TlsError;
+pub use doorkeeper::{Doorkeeper, NotDone, Receiving, Seen as DoorSeen};
 pub use floors::default_of_bound;
 pub use judge::Verdict;
 pub use mandate::Mandate;
@@ -110,6 +113,7 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// Further settings, name to value: as checked in the configuration.
     pub extra: BTreeMap<String, String>,
+    /// The passwords that hold at the start.
     pub credentials: Credentials,
     /// Between two commits that confirm the synchronous link.
     pub heartbeat_interval: Duration,
@@ -145,6 +149,7 @@ pub struct Supervised {
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
     pub advisor: Advisor,
+    pub doorkeeper: Doorkeeper,
     /// Ends after `goal` or `seen` was dropped, once every process is gone.
     pub task: JoinHandle<()>,
 }
@@ -192,7 +197,7 @@ pub fn has_served(dir: &Path) -> bool {
 /// Takes the instance's directory and starts the task that owns its server.
 ///
 /// Must be called within a tokio runtime. `editions` are the cluster's settings, as the store has
-/// them.
+/// them; `credentials` the passwords, which may become others.
 ///
 /// # Errors
 ///
@@ -201,6 +206,7 @@ pub fn supervise(
     settings: Settings,
     clock: Clock,
     editions: watch::Receiver<Option<Arc<Edition>>>,
+    credentials: watch::Receiver<Arc<Credentials>>,
 ) -> Result<Supervised, StartError> {
     if rustix::process::geteuid().is_root() {
         return Err(StartError::Root);
@@ -223,19 +229,16 @@ pub fn supervise(
     let judge = judge::Judge::new(settings.clone(), layout.clone(), spawner.clone());
     let judge = Arc::new(judge);
     let (adopt, adopted) = watch::channel(adoption::kept(&layout.dir));
-    let advisor = Advisor::new(
-        settings.clone(),
-        supervisor::door(&settings, &layout),
-        judge.clone(),
-        adopted.clone(),
-        restarts,
-    );
+    let door = supervisor::door(&settings, &layout);
+    let doorkeeper = Doorkeeper::new(settings.listen.clone(), door.clone());
+    let advisor = Advisor::new(settings.clone(), door, judge.clone(), adopted.clone(), restarts);
     // Ends with the last who looks at what is adopted.
     tokio::spawn(adoption::adopt(layout.dir.clone(), judge, editions, adopt));
     let words = supervisor::Words {
         goals,
         lease: leased,
         adopted,
+        credentials,
         restart,
         leave_running: leaving,
         seen: seen_sender,
@@ -245,5 +248,15 @@ pub fn supervise(
         supervisor.run(found, orders).await;
         drop(lock);
     });
-    Ok(Supervised { goal, lease, leave_running, give_up, inherited, seen, advisor, task })
+    Ok(Supervised {
+        goal,
+        lease,
+        leave_running,
+        give_up,
+        inherited,
+        seen,
+        advisor,
+        doorkeeper,
+        task,
+    })
 }

@@ -4,6 +4,7 @@
 //! controllers publish the same document for the same revision (R12). Versions only grow.
 
 pub mod admission;
+pub mod credentials;
 pub mod desk;
 pub mod dns;
 pub mod door;

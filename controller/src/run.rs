@@ -20,10 +20,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::{Config, HttpConfig, Origin};
-use crate::credentials::{Credentials, Password};
+use crate::credentials::{Credentials, Keeper, Password};
 use crate::driver::{self, End, Local, Order, Wiring};
 use crate::publish::Topologies;
 use crate::publish::admission::Admission;
+use crate::publish::credentials::CredentialsDesk;
 use crate::publish::desk::Desk;
 use crate::publish::dns::{NameServer, Zone};
 use crate::publish::door::Door;
@@ -139,10 +140,10 @@ fn raise_file_limit() {
 
 async fn control(config: Config) -> Result<(), Failure> {
     let orders = orders_by_signal().map_err(Failure::runtime)?;
-    let credentials = Credentials::load(&config.credentials).map_err(Failure::runtime)?;
+    let keeper = Keeper::open(config.credentials.clone()).map_err(Failure::runtime)?;
     let listener = listen(&config.http.listen).await?;
     let door = Door::open(listener, config.http.tls.as_ref()).map_err(Failure::runtime)?;
-    let admission = admission(&config.http, credentials.superuser.password.clone())?;
+    let admission = admission(&config.http, keeper.in_force())?;
     let name_server = bind_name_server(&config).await?;
     let store = backend::open(&config)?;
     let metrics =
@@ -157,16 +158,17 @@ async fn control(config: Config) -> Result<(), Failure> {
     let (bin, version) =
         postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
     tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
-    let settings = postgres_settings(&config, bin, credentials);
-    let mut server =
-        postgres::supervise(settings, clock, store.watch_settings()).map_err(Failure::runtime)?;
+    let credentials = keeper.in_force();
+    let settings = postgres_settings(&config, bin, (**credentials.borrow()).clone());
+    let supervised = postgres::supervise(settings, clock, store.watch_settings(), credentials);
+    let mut server = supervised.map_err(Failure::runtime)?;
     begin_settings(&config, store.clone(), server.goal.subscribe());
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     tokio::spawn(service::watchdog(local_seen.clone()));
     tokio::spawn(publish::settings::measure(server.advisor.clone()));
-    let hands = (server.advisor, server.give_up);
+    let hands = (server.advisor, server.give_up, (keeper, server.doorkeeper));
     let desk = desk(&config, store.clone(), topologies.clone(), hands);
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
@@ -221,15 +223,23 @@ fn desk(
     config: &Config,
     store: Arc<dyn Store>,
     topologies: Topologies,
-    (advisor, give_up): (postgres::Advisor, mpsc::Sender<postgres::GiveUp>),
+    (advisor, give_up, (keeper, doorkeeper)): (
+        postgres::Advisor,
+        mpsc::Sender<postgres::GiveUp>,
+        (Arc<Keeper>, postgres::Doorkeeper),
+    ),
 ) -> Desk {
     let me = config.instance.clone();
     let settings = SettingsDesk { me: me.clone(), store: store.clone(), topologies, advisor };
-    Desk { store, settings: Some(settings), me, give_up }
+    let credentials = CredentialsDesk { me: me.clone(), keeper, doorkeeper };
+    Desk { store, settings: Some(settings), credentials: Some(credentials), me, give_up }
 }
 
 /// Who may read and change things over HTTP.
-fn admission(config: &HttpConfig, password: Password) -> Result<Admission, Failure> {
+fn admission(
+    config: &HttpConfig,
+    credentials: watch::Receiver<Arc<Credentials>>,
+) -> Result<Admission, Failure> {
     let token = |key, path: &Option<PathBuf>| {
         let read = path.as_ref().map(|path| dugong_trust::secret(key, path)).transpose();
         Ok::<_, Failure>(read.map_err(Failure::runtime)?.map(Password::of))
@@ -247,7 +257,7 @@ fn admission(config: &HttpConfig, password: Password) -> Result<Admission, Failu
             config.listen
         );
     }
-    Ok(Admission { password, token, read_token, certificates })
+    Ok(Admission { credentials, token, read_token, certificates })
 }
 
 fn machine_settings(config: &Config) -> Settings {

@@ -83,11 +83,19 @@ fn desk() -> (TempDir, Desk, Admission) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.db");
     let store = SqliteStore::open(&path, id("pg-1"), Duration::from_secs(60)).unwrap();
-    let password = Credentials::generate().unwrap().superuser.password;
-    let admission = Admission { password, token: None, read_token: None, certificates: false };
+    let credentials = watch::channel(Arc::new(Credentials::generate().unwrap())).1;
+    let admission = Admission { credentials, token: None, read_token: None, certificates: false };
     // Nobody looks after any data here.
     let (give_up, _) = tokio::sync::mpsc::channel(1);
-    (folder, Desk { store: Arc::new(store), settings: None, me: id("pg-1"), give_up }, admission)
+    (
+        folder,
+        Desk { store: Arc::new(store), settings: None, credentials: None, me: id("pg-1"), give_up },
+        admission,
+    )
+}
+
+fn superuser_password(admission: &Admission) -> String {
+    admission.credentials.borrow().superuser.password.expose().to_owned()
 }
 
 /// A controller's pages for the instance `me`, at the port that is returned.
@@ -244,7 +252,7 @@ const SWITCHOVER: &str = r#"{"by":"ann","what":{"switchover":
 async fn operators_need_the_password() {
     let (folder, desk, admission) = desk();
     let store = desk.store.clone();
-    let right = admission.password.expose().to_owned();
+    let right = superuser_password(&admission);
     let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     for wrong in ["", "guessed", &right[1..], &format!("{right}x")] {
         for (method, path) in [
@@ -265,7 +273,7 @@ async fn operators_need_the_password() {
 #[tokio::test]
 async fn a_request_is_taken_once_and_its_outcome_told() {
     let (folder, desk, admission) = desk();
-    let (store, password) = (desk.store.clone(), admission.password.expose().to_owned());
+    let (store, password) = (desk.store.clone(), superuser_password(&admission));
     let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     let (status, taken) = told(port, "POST", "/v1/requests", &password, SWITCHOVER).await;
     assert_eq!((status, &taken["number"]), (StatusCode::CREATED, &serde_json::json!(1)));
@@ -293,7 +301,7 @@ async fn a_request_is_taken_once_and_its_outcome_told() {
 #[tokio::test]
 async fn the_first_freeze_stays_until_it_is_taken_back() {
     let (folder, desk, admission) = desk();
-    let (store, password) = (desk.store.clone(), admission.password.expose().to_owned());
+    let (store, password) = (desk.store.clone(), superuser_password(&admission));
     let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
     let next = Record {
         cluster: "main".to_owned(),

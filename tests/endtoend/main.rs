@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
+//! | `credentials` | passwords are exchanged under writers, whatever dies meanwhile |
 //! | `disks` | a disk is full, and has room again |
 //! | `exhausted` | clients take every connection |
 //! | `failover` | each process is lost, and comes back |
@@ -22,6 +23,7 @@
 
 mod archive;
 mod bootstrap;
+mod credentials;
 mod disks;
 mod exhausted;
 mod failover;

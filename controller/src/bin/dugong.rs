@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
 use dugong_controller::operator::{
-    config, dsn, freeze, history, init, promote, reinit, restart, status, switchover, verify,
+    config, dsn, freeze, history, init, promote, reinit, restart, rotate, status, switchover,
+    verify,
 };
 use dugong_controller::run::Failure;
 
@@ -50,6 +51,8 @@ enum What {
     Promote(promote::Options),
     /// Give up the data of a standby, and copy it anew.
     Reinit(reinit::Options),
+    /// Exchange the cluster's passwords while it runs.
+    RotateCredentials(rotate::Options),
     /// Keep every role as it is, whatever happens, until `unfreeze`.
     Freeze(freeze::FreezeOptions),
     /// Let roles change by themselves again.
@@ -88,6 +91,7 @@ fn run(what: What) -> Result<(), Failure> {
             wait_for(promote::promote(&options, std::io::stdin().lock(), print))
         }
         What::Reinit(options) => wait_for(reinit::reinit(&options, std::io::stdin().lock(), print)),
+        What::RotateCredentials(options) => wait_for(rotate::rotate(&options, print)),
         What::Freeze(options) => wait_for(freeze::freeze(&options)).map(|words| print(&words)),
         What::Verify(options) => wait_for(verify::verify(&options, print)),
         What::Unfreeze(options) => wait_for(freeze::unfreeze(&options)).map(|words| print(&words)),

@@ -135,10 +135,7 @@ impl Caller {
         from: Option<InstanceId>,
     ) -> Result<(), Failure> {
         let id = member.id.clone();
-        let Some(http) = member.http.as_ref().filter(|_| member.state != "unreachable") else {
-            return Err(Failure::Runtime(format!("the controller of {id} is not there: start it")));
-        };
-        let controller = self.controller_at(http)?;
+        let controller = self.controller_of(member)?;
         let asking = Reinit { by: self.by.clone(), id, from };
         let body = serde_json::to_vec(&asking).map_err(Failure::runtime)?;
         match client::call(&controller, &Method::POST, "/v1/reinit", body).await {
@@ -149,6 +146,20 @@ impl Caller {
             ))),
             Err(error) => Err(Failure::Runtime(format!("{controller}: {error}"))),
         }
+    }
+
+    /// Who asks, for people to read.
+    pub(super) fn by(&self) -> String {
+        self.by.clone()
+    }
+
+    /// The controller of `member`.
+    pub(super) fn controller_of(&self, member: &Member) -> Result<Controller, Failure> {
+        let Some(http) = member.http.as_ref().filter(|_| member.state != "unreachable") else {
+            let id = &member.id;
+            return Err(Failure::Runtime(format!("the controller of {id} is not there: start it")));
+        };
+        self.controller_at(http)
     }
 
     /// The controller that answers there, reached as the others are.

@@ -23,6 +23,7 @@ use super::layout::{Durability, Layout, replace_file};
 use super::mandate::{AccessText, UpstreamText};
 use super::names::Names;
 use crate::config::TlsFiles;
+use crate::credentials::{Kind, Login};
 
 const MANAGED: &str = "# managed by Dugong: do not edit, changes are overwritten\n";
 const INCLUDE: &str = "include = 'dugong.conf'";
@@ -167,13 +168,16 @@ pub(super) fn write_hba(
     replace_file(&layout.data.join("pg_hba.conf"), &text, durability)
 }
 
-/// Writes the password of replication where libpq reads it.
+/// Writes the passwords of replication where libpq reads them: it looks for that of the role that it
+/// connects as.
 pub(super) fn write_passfile(settings: &Settings, layout: &Layout) -> io::Result<()> {
-    let replication = &settings.credentials.replication;
     let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    let line =
-        format!("*:*:*:{}:{}\n", escape(&replication.name), escape(replication.password.expose()));
-    replace_file(&layout.passfile(), &line, Durability::Atomic)
+    let line = |Login { name, password }: Login| {
+        format!("*:*:*:{}:{}\n", escape(&name), escape(password.expose()))
+    };
+    let lines: String =
+        settings.credentials.let_in(Kind::Replication).into_iter().map(line).collect();
+    replace_file(&layout.passfile(), &lines, Durability::Atomic)
 }
 
 /// A setting of our own, which means nothing to the server: whoever sees it sees whether the file was

@@ -9,16 +9,16 @@ use std::fmt::Write as _;
 use super::Settings;
 use super::configuration::Clients;
 use super::remote::REWIND_DATABASE;
+use crate::credentials::{Credentials, Kind};
 
 /// This machine: what it calls itself, and by each address that it has.
 const HERE: [&str; 3] = ["127.0.0.1/32", "::1/128", "samehost"];
 
 /// The whole file, from its second line on. The first line that fits a connection counts.
 pub(super) fn render(settings: &Settings, clients: Clients) -> String {
-    let credentials = &settings.credentials;
-    let role = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let replication = role(&credentials.replication.name);
-    let (superuser, lookup) = (role(&credentials.superuser.name), role(&credentials.lookup.name));
+    let roles = |kind| roles(&settings.credentials, kind);
+    let (replication, lookup) = (roles(Kind::Replication), roles(Kind::Lookup));
+    let superuser = roles(Kind::Superuser);
     let verdict = match clients {
         Clients::Admitted => "scram-sha-256",
         Clients::Refused => "reject",
@@ -49,6 +49,14 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     text
 }
 
+/// Every role that is let in for that, as one word of the file: two while passwords are exchanged.
+fn roles(credentials: &Credentials, kind: Kind) -> String {
+    let mut names: Vec<_> = credentials.let_in(kind).into_iter().map(|login| login.name).collect();
+    names.dedup();
+    let quoted = names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
+    quoted.collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -58,7 +66,7 @@ mod tests {
     use dugong_topology::Address;
 
     use super::*;
-    use crate::credentials::Credentials;
+    use crate::credentials::{ExchangeId, Login, Password};
 
     fn settings(networks: &[&str]) -> Settings {
         Settings {
@@ -83,7 +91,8 @@ mod tests {
     fn verdict<'a>(text: &'a str, kind: &str, database: &str, user: &str, from: &str) -> &'a str {
         let fits = |line: &&str| {
             let words: Vec<_> = line.split(' ').collect();
-            let user_fits = words[2] == "all" || words[2] == format!("\"{user}\"");
+            let quoted = format!("\"{user}\"");
+            let user_fits = words[2] == "all" || words[2].split(',').any(|name| name == quoted);
             // "all" is no replication.
             let database_fits =
                 words[1] == database || (words[1] == "all" && database != "replication");
@@ -150,6 +159,35 @@ mod tests {
         let closed = render(&settings, Clients::Refused);
         assert_eq!(verdict(&closed, "host", "app", "app", "10.0.0.9/32"), "reject");
         assert_eq!(verdict(&closed, "hostssl", "app", "app", "10.0.0.0/24"), "reject");
+    }
+
+    #[test]
+    fn both_roles_are_let_in_while_passwords_are_exchanged() {
+        let mut settings = settings(&["10.0.0.0/24"]);
+        let name = "dugong_replication_b".to_owned();
+        let next = Login { name, password: Password::fresh().unwrap() };
+        let id = ExchangeId::fresh().unwrap();
+        let next = [(Kind::Replication, next)].into();
+        let before = settings.credentials.clone();
+        settings.credentials = before.learn(&id, next, None).unwrap();
+        let (known, then) = (render(&settings, Clients::Refused), settings.credentials);
+        settings.credentials = then.take_into_use(&id).unwrap();
+        let (used, then) = (render(&settings, Clients::Refused), settings.credentials);
+        settings.credentials = then.finish(&id).unwrap();
+        let last = render(&settings, Clients::Refused);
+        #[rustfmt::skip]
+        let cases = [
+            ("dugong_replication",   &known, "scram-sha-256"),
+            ("dugong_replication_b", &known, "scram-sha-256"),
+            ("dugong_replication",   &used,  "scram-sha-256"),
+            ("dugong_replication_b", &used,  "scram-sha-256"),
+            ("dugong_replication",   &last,  "no line"),
+            ("dugong_replication_b", &last,  "scram-sha-256"),
+        ];
+        for (role, text, expected) in cases {
+            let found = verdict(text, "host", "replication", role, "10.0.0.0/24");
+            assert_eq!(found, expected, "{role} in {text}");
+        }
     }
 
     #[test]

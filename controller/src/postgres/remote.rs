@@ -8,10 +8,11 @@ use tokio::process::Command;
 use tokio::time::{Duration, Instant};
 
 use super::configuration::connection;
-use super::control::{LookError, Session, identifier};
+use super::control::{LookError, Session, identifier, literal, text};
 use super::helper::{HelperError, run_helper};
 use super::making::{MakingError, Workshop};
 use super::tablespaces::{self, Tablespace};
+use crate::credentials::Login;
 
 /// Where `pg_rewind` reads files: any database would do.
 pub(super) const REWIND_DATABASE: &str = "postgres";
@@ -106,13 +107,28 @@ fn parse(answer: &str) -> Option<Lineage> {
     Some(Lineage { history: History::parse(timeline, &file).ok()?, checkpoint })
 }
 
-/// Lets the role of replication read files, as `pg_rewind` does, and the sizes of tablespaces. It may
-/// copy all of them anyway.
+/// Lets those of `roles` that are there read files, as `pg_rewind` does, and the sizes of tablespaces.
 ///
 /// # Errors
 ///
 /// The server refuses, or does not answer.
-pub(super) async fn allow_rewind(session: &Session, role: &str) -> Result<(), LookError> {
+pub(super) async fn allow_rewind(session: &Session, roles: &[Login]) -> Result<(), LookError> {
+    let names: Vec<_> = roles.iter().map(|login| literal(&login.name)).collect();
+    let there = format!("SELECT rolname FROM pg_roles WHERE rolname IN ({})", names.join(", "));
+    let sets = session.ask(&there).await?;
+    // Local: nobody is told of it, and it is said again by the next primary.
+    let mut statements = "SET synchronous_commit = local".to_owned();
+    for role in sets.iter().flatten().filter_map(|row| text(row, 0)) {
+        for grant in rewind_grants(role) {
+            statements.push_str(&format!("; {grant}"));
+        }
+    }
+    session.ask(&statements).await.map(|_| ())
+}
+
+/// What the role of replication needs to read files, and the sizes of tablespaces. It may copy all of
+/// them anyway.
+pub(super) fn rewind_grants(role: &str) -> Vec<String> {
     let role = identifier(role);
     let functions = [
         "pg_ls_dir(text, boolean, boolean)",
@@ -120,14 +136,9 @@ pub(super) async fn allow_rewind(session: &Session, role: &str) -> Result<(), Lo
         "pg_read_binary_file(text)",
         "pg_read_binary_file(text, bigint, bigint, boolean)",
     ];
-    // Local: nobody is told of it, and it is said again by the next primary.
-    let mut statements =
-        format!("SET synchronous_commit = local; GRANT pg_read_all_stats TO {role}");
-    for function in functions {
-        statements
-            .push_str(&format!("; GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}"));
-    }
-    session.ask(&statements).await.map(|_| ())
+    let of_files = functions
+        .map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}"));
+    [format!("GRANT pg_read_all_stats TO {role}")].into_iter().chain(of_files).collect()
 }
 
 #[cfg(test)]

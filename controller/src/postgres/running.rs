@@ -29,6 +29,7 @@ use super::remote::allow_rewind;
 use super::replay::ReplayProbe;
 use super::seam;
 use super::timeline::make_next;
+use crate::credentials::{Credentials, Kind};
 
 /// A promotion that was asked for is asked for again after this.
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -59,6 +60,8 @@ pub(super) struct Running {
     greeter: Greeter,
     session: Option<Session>,
     probe: Option<ReplayProbe>,
+    /// The passwords that its files have.
+    pub(super) credentials: Credentials,
     /// What `dugong.conf` says that is the operator's,
     pub(super) common: Common,
     /// and what is the machine's.
@@ -93,7 +96,7 @@ impl Running {
     pub(super) fn new(
         postmaster: Postmaster,
         role: StartsAs,
-        door: Door,
+        (door, credentials): (Door, Credentials),
         common: Common,
         live: Live,
     ) -> Self {
@@ -103,6 +106,7 @@ impl Running {
             begun: Instant::now(),
             greeter: Greeter::start(door.clone()),
             door,
+            credentials,
             session: None,
             probe: None,
             common,
@@ -350,12 +354,12 @@ impl Running {
     /// What whoever was deposed by this primary needs to be rewound.
     fn begin_checkpoint(&mut self, settings: &Settings) {
         let door = self.door.clone();
-        let role = settings.credentials.replication.name.clone();
+        let roles = settings.credentials.let_in(Kind::Replication);
         self.checkpoint_due = false;
         self.background.spawn(async move {
             let done = match door.open("postgres", "").await {
                 Ok(session) => {
-                    if let Err(error) = allow_rewind(&session, &role).await {
+                    if let Err(error) = allow_rewind(&session, &roles).await {
                         tracing::warn!(%error, "nobody can be rewound by this primary");
                     }
                     session.ask_without_deadline("CHECKPOINT").await.map(|_| ())

@@ -28,6 +28,19 @@ impl Running {
         wanted: &Live,
     ) -> Result<(), LookError> {
         let failed = |what| move |error| LookError::File { what, error };
+        if self.credentials != place.settings.credentials {
+            let (settings, layout) = (place.settings, place.layout);
+            // Passwords before whoever needs them.
+            configuration::write_passfile(settings, layout)
+                .map_err(failed("the passwords of replication cannot be written"))?;
+            configuration::write_hba(settings, layout, self.live.clients, Durability::Atomic)
+                .map_err(failed("pg_hba.conf cannot be written"))?;
+            configuration::write_live(settings, layout, &self.common, &self.live)
+                .map_err(failed("dugong.conf cannot be written"))?;
+            self.credentials = settings.credentials.clone();
+            self.confirmed = false;
+            self.postmaster.reload().map_err(failed("the server cannot be signalled"))?;
+        }
         if self.common != *place.common {
             // Everything else in the file stays what it is, so that this reload changes only this.
             configuration::write_live(place.settings, place.layout, place.common, &self.live)

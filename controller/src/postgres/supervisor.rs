@@ -28,12 +28,14 @@ use super::pace::{Backoff, Pace, pace};
 use super::plan::{Process, Step, next_step};
 use super::postmaster::{Patience, Postmaster};
 use super::process::{Exit, Spawner, end_all};
+use super::refused::with_next_step;
 use super::reporter::{REPEAT, Reporter};
 use super::room::Disks;
 use super::running::{Place, Running, generation_of, see_generation};
 use super::warden::Term;
 use super::{Seen, Settings};
 use crate::clock::Clock;
+use crate::credentials::Credentials;
 
 use self::anew::Rewinds;
 use self::giving_up::asked;
@@ -59,6 +61,8 @@ pub(super) struct Supervisor {
     lease: watch::Receiver<Time>,
     /// The cluster's settings, as far as they are taken here.
     adopted: watch::Receiver<Adopted>,
+    /// The passwords that hold; those in `settings` are of the turn.
+    credentials: watch::Receiver<Arc<Credentials>>,
     /// Grows each time that an operator wants the server restarted.
     restart: watch::Receiver<u64>,
     /// Comes when the server shall be left to the next controller.
@@ -96,6 +100,7 @@ pub(super) struct Words {
     pub(super) goals: watch::Receiver<Option<Goal>>,
     pub(super) lease: watch::Receiver<Time>,
     pub(super) adopted: watch::Receiver<Adopted>,
+    pub(super) credentials: watch::Receiver<Arc<Credentials>>,
     pub(super) restart: watch::Receiver<u64>,
     pub(super) leave_running: oneshot::Receiver<Mandate>,
     pub(super) seen: mpsc::Sender<Seen>,
@@ -109,7 +114,7 @@ impl Supervisor {
         clock: Clock,
         words: Words,
     ) -> Self {
-        let Words { goals, lease, adopted, restart, leave_running, seen } = words;
+        let Words { goals, lease, adopted, credentials, restart, leave_running, seen } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         let host = settings.listen.host.clone();
@@ -124,6 +129,7 @@ impl Supervisor {
             goals,
             lease,
             adopted,
+            credentials,
             restart,
             leave_running: Some(leave_running),
             reporter: Reporter::new(seen),
@@ -147,8 +153,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs until nobody gives goals or reads observations any more; then nothing runs here. Or
-    /// until the server shall be left running for the next controller.
+    /// Until nobody gives goals or reads observations, and nothing runs; or the server is left on.
     pub(super) async fn run(
         mut self,
         found: Option<Inheritance>,
@@ -231,6 +236,7 @@ impl Supervisor {
 
     /// One step towards the goal; what is seen after it.
     async fn turn(&mut self, goal: Option<&Goal>) -> Run {
+        self.take_credentials();
         let process = match &self.running {
             None => Process::Down,
             Some(running) if running.postmaster.is_stopping() => Process::Stopping,
@@ -269,6 +275,15 @@ impl Supervisor {
             }
             Step::Stop(Stop::Fast) => self.stop_fast().await,
             Step::Serve => self.serve(goal).await,
+        }
+    }
+
+    /// Takes passwords that are others by now; for the whole turn, so that all in it fits together.
+    fn take_credentials(&mut self) {
+        let newest = self.credentials.borrow().clone();
+        if *newest != self.settings.credentials {
+            let settings = Settings { credentials: (*newest).clone(), ..(*self.settings).clone() };
+            self.settings = Arc::new(settings);
         }
     }
 
@@ -379,7 +394,8 @@ impl Supervisor {
         if role == StartsAs::Primary {
             postmaster.bind_to(&self.lease).map_err(file("its warden"))?;
         }
-        Ok(Running::new(postmaster, role, door(settings, layout), common, live))
+        let access = (door(settings, layout), settings.credentials.clone());
+        Ok(Running::new(postmaster, role, access, common, live))
     }
 
     async fn stop_fast(&mut self) -> Run {
@@ -507,7 +523,7 @@ impl Supervisor {
     async fn report(&mut self, run: Run) {
         self.disks.look(&self.layout);
         let (data, room) = (self.data.clone(), self.disks.room());
-        let trouble = self.disks.amend(self.trouble.clone());
+        let trouble = self.disks.amend(self.trouble.clone()).map(with_next_step);
         let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
         let server = Server { data, run, room, shut_down_at, trouble };
         self.reporter.report(server).await;
@@ -536,8 +552,7 @@ async fn superseded(
             return Owner::Gone;
         }
         let same = match (current, goals.borrow_and_update().as_ref()) {
-            // The same copy for a newer generation is still the same copy. And one that has come
-            // far is not given up for a rewind that is possible only now.
+            // The same copy for a newer generation; what came far is not given up for a rewind.
             (
                 Some(Goal::Copied { source, making, old, .. }),
                 Some(Goal::Copied { source: other, making: number, old: newest, .. }),
@@ -545,8 +560,7 @@ async fn superseded(
                 let late = since.elapsed() > YOUNG;
                 source == other && making == number && (old == newest || late)
             }
-            // A restore of hours is not given up because another instance is away for a moment:
-            // what it makes is nobody's data, and nothing that it starts lets anybody in.
+            // A restore of hours goes on while another is away: nobody's data, which lets nobody in.
             (Some(Goal::Initialised), Some(Goal::Down(Stop::Immediate))) => true,
             (current, newest) => current == newest,
         };

@@ -5,20 +5,22 @@
 //! | anybody | ask for the health checks of load balancers |
 //! | anybody, or who has the token for reading where there is one | read |
 //! | who has the token for changes, or a certificate of `client_ca` | read and change |
-//! | who is on this machine and has the superuser's password | read and change |
+//! | who is on this machine and has the superuser's password; both of them while it is exchanged | read and change |
 //!
 //! **Invariant:** what must not be heard by others is taken from this machine or over TLS only.
 //!
 //! **Invariant:** tokens are compared in a time that tells nothing about them, and never shown.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use super::http::error;
-use crate::credentials::Password;
+use crate::credentials::{Credentials, Kind, Password};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +35,8 @@ pub struct Peer {
 /// What is asked of whoever asks.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// The superuser's, for this machine.
-    pub password: Password,
+    /// For the superuser's password, on this machine.
+    pub credentials: watch::Receiver<Arc<Credentials>>,
     pub token: Option<Password>,
     pub read_token: Option<Password>,
     /// Whether certificates of clients are looked at.
@@ -77,7 +79,7 @@ impl Wish {
         ];
         // What became of a request is for whoever could have asked for it.
         // Settings may be secrets.
-        let asks = ["/v1/requests", "/v1/freeze", "/v1/settings"];
+        let asks = ["/v1/requests", "/v1/freeze", "/v1/settings", "/v1/credentials"];
         let asks = asks.iter().any(|prefix| path.starts_with(prefix));
         let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         match (asks || !reads, CHECKS.contains(&path)) {
@@ -101,7 +103,7 @@ impl Admission {
         let is = |token: &Option<Password>| token.as_ref().is_some_and(|it| is_same(given, it));
         let heard = peer.secure || here;
         let changes =
-            peer.certified || heard && is(&self.token) || here && is_same(given, &self.password);
+            peer.certified || heard && is(&self.token) || here && self.is_superuser(given);
         match wish {
             Wish::Check => Ok(()),
             Wish::Change if changes => Ok(()),
@@ -134,6 +136,13 @@ impl Admission {
     }
 }
 
+impl Admission {
+    fn is_superuser(&self, given: &str) -> bool {
+        let known = self.credentials.borrow().let_in(Kind::Superuser);
+        known.iter().any(|login| is_same(given, &login.password))
+    }
+}
+
 /// Takes as long for a wrong token as for the right one of that length.
 fn is_same(given: &str, expected: &Password) -> bool {
     given.as_bytes().ct_eq(expected.expose().as_bytes()).into()
@@ -162,8 +171,10 @@ mod tests {
     #[test]
     fn who_may_do_what() {
         let password = |text: &str| Some(Password::of(text.to_owned()));
+        let mut credentials = Credentials::generate().unwrap();
+        credentials.superuser.password = Password::of("super".to_owned());
         let admission = Admission {
-            password: password("super").unwrap(),
+            credentials: watch::channel(Arc::new(credentials)).1,
             token: password("change"),
             read_token: password("read"),
             certificates: true,
@@ -215,7 +226,7 @@ mod tests {
                 assert_eq!(status(bare.admits(&peer, &headers, wish)), without, "{case}, bare");
             }
         }
-        assert!(!format!("{admission:?}").contains("change"), "tokens are never shown");
+        assert!(!format!("{admission:?}").contains("\"change\""), "tokens are never shown");
     }
 
     #[test]
@@ -229,6 +240,8 @@ mod tests {
             (Method::GET,     "/v1/requests/1",     Wish::Change),
             (Method::GET,     "/v1/settings",       Wish::Change),
             (Method::GET,     "/v1/settings/here",  Wish::Change),
+            (Method::GET,     "/v1/credentials",    Wish::Change),
+            (Method::GET,     "/v1/credentials/exchange", Wish::Change),
             (Method::POST,    "/v1/freeze",         Wish::Change),
             (Method::DELETE,  "/v1/freeze",         Wish::Change),
             (Method::PUT,     "/v1/anything",       Wish::Change),

@@ -10,8 +10,8 @@
 //! | `POST /v1/reinit` | [`Reinit`](super::reinit::Reinit): the data of this very instance is given up, and copied anew |
 //! | `GET /v1/history?limit=20` | the last changes of the record ([`HistoryEntry`](crate::store::HistoryEntry)), newest first |
 //!
-//! The paths of settings are in `settings`. Any controller of the cluster will do, but for `/v1/reinit`: all
-//! else is written into the store.
+//! The paths of settings are in `settings`, those of passwords in `credentials`. Any controller of the
+//! cluster will do, but for `/v1/reinit`: all else is written into the store.
 //!
 //! Who is listened to is said in `admission`.
 
@@ -28,6 +28,7 @@ use dugong_topology::{Freeze, InstanceId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::credentials::{self, CredentialsDesk};
 use super::http::{encode, error};
 use super::reinit;
 use super::settings::{self, SettingsDesk};
@@ -48,6 +49,8 @@ pub struct Desk {
     pub store: Arc<dyn Store>,
     /// None: there is no server beside this desk, so that nobody can judge settings.
     pub settings: Option<SettingsDesk>,
+    /// The same for passwords.
+    pub credentials: Option<CredentialsDesk>,
     /// Whose controller this is, and who looks after its data.
     pub me: InstanceId,
     pub give_up: mpsc::Sender<GiveUp>,
@@ -91,6 +94,7 @@ pub struct Frozen {
 /// The paths of operators.
 pub(super) fn router(desk: Desk) -> Router {
     let settings = desk.settings.clone().map(settings::router).unwrap_or_default();
+    let credentials = desk.credentials.clone().map(credentials::router).unwrap_or_default();
     let desk = Arc::new(desk);
     Router::new()
         .route("/v1/requests", post(ask))
@@ -100,6 +104,7 @@ pub(super) fn router(desk: Desk) -> Router {
         .with_state(desk.clone())
         .merge(reinit::router(desk))
         .merge(settings)
+        .merge(credentials)
 }
 
 async fn ask(State(desk): State<Arc<Desk>>, Json(asking): Json<Asking>) -> Response {

@@ -11,7 +11,8 @@ use dugong_controller::clock::Clock;
 use dugong_controller::config::{Origin, RepairConfig};
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
-    Advisor, GiveUp, Mandate, Seen, Settings, StartError, Supervised, find_bin, supervise,
+    Advisor, Doorkeeper, GiveUp, Mandate, Seen, Settings, StartError, Supervised, find_bin,
+    supervise,
 };
 use dugong_controller::store::Edition;
 use dugong_machine::{
@@ -116,6 +117,8 @@ pub(crate) struct Instance {
     supervised: Supervised,
     /// What the store says of the cluster's settings.
     pub(crate) editions: watch::Sender<Option<Arc<Edition>>>,
+    /// The passwords that hold.
+    pub(crate) exchange: watch::Sender<Arc<Credentials>>,
     /// Shared by the instances of a cluster; removed with the last of them.
     folder: Option<TempDir>,
 }
@@ -180,7 +183,8 @@ impl Instance {
 
     fn with_settings(settings: Settings, folder: Option<TempDir>) -> Self {
         let (editions, newest) = watch::channel(None);
-        let supervised = supervise(settings.clone(), Clock, newest).unwrap();
+        let (exchange, credentials) = watch::channel(Arc::new(settings.credentials.clone()));
+        let supervised = supervise(settings.clone(), Clock, newest, credentials).unwrap();
         supervised.lease.send_replace(Clock.now().after(DEADLINE * 10));
         Self {
             id: settings.instance.clone(),
@@ -195,6 +199,7 @@ impl Instance {
             settings,
             supervised,
             editions,
+            exchange,
             folder,
         }
     }
@@ -202,6 +207,11 @@ impl Instance {
     /// What can be asked about its server's settings.
     pub(crate) fn advisor(&self) -> &Advisor {
         &self.supervised.advisor
+    }
+
+    /// Who is let in by its server.
+    pub(crate) fn doorkeeper(&self) -> &Doorkeeper {
+        &self.supervised.doorkeeper
     }
 
     /// Ends its supervision, as the end of a controller does.
@@ -244,7 +254,8 @@ impl Instance {
     }
 
     pub(crate) fn supervise_again(&self) -> Result<Supervised, StartError> {
-        supervise(self.settings.clone(), Clock, watch::channel(None).1)
+        let credentials = watch::channel(Arc::new(self.settings.credentials.clone())).1;
+        supervise(self.settings.clone(), Clock, watch::channel(None).1, credentials)
     }
 
     pub(crate) fn data(&self) -> PathBuf {

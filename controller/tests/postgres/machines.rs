@@ -292,6 +292,7 @@ fn what_postgresql_would_not_take_is_refused_in_a_sentence() {
                 settings.clone(),
                 dugong_controller::clock::Clock,
                 tokio::sync::watch::channel(None).1,
+                tokio::sync::watch::channel(settings.credentials.clone().into()).1,
             );
             let message = refused.unwrap_err().to_string();
             assert!(message.contains(words), "{what}: {message}");

@@ -6,6 +6,7 @@
 
 mod beginnings;
 mod copies;
+mod exchange;
 mod handover;
 mod instance;
 mod machines;

@@ -133,6 +133,7 @@ impl<'a> Plan<'a> {
                     "config_file",
                     format!("{}/controller.toml", self.config_dir(machine.id.as_str())),
                 ),
+                ("config_dir", self.config_dir(machine.id.as_str())),
                 ("data_dir", self.options.data_dir.display().to_string()),
             ],
         )

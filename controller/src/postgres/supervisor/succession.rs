@@ -83,7 +83,8 @@ impl Supervisor {
         })();
         told.map_err(|error| error.to_string())?;
         tracing::info!(?role, "took over the running server");
-        self.running = Some(Running::new(postmaster, role, door(settings, layout), common, live));
+        let access = (door(settings, layout), settings.credentials.clone());
+        self.running = Some(Running::new(postmaster, role, access, common, live));
         Ok(())
     }
 
