@@ -46,7 +46,7 @@ pub use env::is_override;
 pub use error::{ConfigError, ConfigProblem, Nearest};
 pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
-pub use postgres::{PostgresConfig, TlsFiles};
+pub use postgres::{PostgresConfig, ReplicationAuth, TlsFiles};
 pub(crate) use postgres::{feeds_standbys, owned as owned_setting};
 pub use repair::{CopyRate, RepairConfig};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};

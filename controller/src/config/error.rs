@@ -124,6 +124,11 @@ pub enum ConfigProblem {
          or write its networks into postgres.networks"
     )]
     NothingButPlain,
+    #[error(
+        "postgres.replication_auth = \"certificate\" needs TLS: set tls_cert, tls_key and tls_ca in \
+         [postgres]"
+    )]
+    CertificatesWithoutTls,
     #[error("postgres.settings: {name} is set by Dugong ({reason}): remove it")]
     OwnedSetting { name: String, reason: &'static str },
     #[error(

@@ -12,7 +12,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
            "repair"]),
     ("bootstrap", &["method", "command", "data"]),
     ("postgres", &["bin", "listen", "memory", "networks", "plain_networks", "tls_cert", "tls_key",
-                   "tls_ca", "settings"]),
+                   "tls_ca", "replication_auth", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),
     ("store", &["kind", "path", "endpoints", "prefix", "user", "password_file", "ca", "cert", "key",
                 "request_timeout", "session_ttl"]),

@@ -38,6 +38,19 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The certificate of the CA, by which upstreams are verified, and the names in theirs.
     pub ca: PathBuf,
+    /// How this instance knows standbys. Default: by the password.
+    pub replication_auth: ReplicationAuth,
+}
+
+/// How an instance knows standbys, and whoever copies or rewinds, when they come by TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicationAuth {
+    /// By the password of the role of replication.
+    #[default]
+    Password,
+    /// By a certificate of the CA.
+    Certificate,
 }
 
 /// The settings that Dugong writes itself, in lower case, and why.
@@ -84,6 +97,8 @@ pub(super) struct RawPostgres {
     tls_key: Option<PathBuf>,
     tls_ca: Option<PathBuf>,
     #[serde(default)]
+    replication_auth: ReplicationAuth,
+    #[serde(default)]
     settings: BTreeMap<String, String>,
 }
 
@@ -103,13 +118,17 @@ impl TryFrom<RawPostgres> for PostgresConfig {
                 return Err(ConfigProblem::NotAbsolute { key, value: path.clone() });
             }
         }
+        let replication_auth = raw.replication_auth;
         let tls = match (raw.tls_cert, raw.tls_key, raw.tls_ca) {
             (None, None, None) => None,
-            (Some(cert), Some(key), Some(ca)) => Some(TlsFiles { cert, key, ca }),
+            (Some(cert), Some(key), Some(ca)) => Some(TlsFiles { cert, key, ca, replication_auth }),
             (Some(_) | None, _, _) => return Err(ConfigProblem::TlsInParts),
         };
         if tls.is_none() && !plain_networks.is_empty() {
             return Err(ConfigProblem::NothingButPlain);
+        }
+        if tls.is_none() && replication_auth == ReplicationAuth::Certificate {
+            return Err(ConfigProblem::CertificatesWithoutTls);
         }
         super::refuse_wildcard("postgres.listen", &listen)?;
         let memory = raw.memory.map(memory).transpose()?;

@@ -27,6 +27,7 @@ listen = "127.0.0.1:20001"
 memory = "16GB"
 networks = ["10.0.0.0/24", "fd00:1::/64"]
 plain_networks = ["10.0.0.9"]
+replication_auth = "password"
 tls_cert = "/etc/dugong/server.crt"
 tls_key = "/etc/dugong/server.key"
 tls_ca = "/etc/dugong/authority.crt"
@@ -138,6 +139,13 @@ fn the_smallest_file_has_the_documented_defaults() {
     let plain = SMALLEST.replace("[http]", "plain_networks = [\"10.0.0.9\"]\n[http]");
     let refused = Config::parse(&plain).unwrap_err().to_string();
     assert!(refused.contains("without tls_cert nobody does"), "{refused}");
+    let known = SMALLEST.replace("[http]", "replication_auth = \"certificate\"\n[http]");
+    let refused = Config::parse(&known).unwrap_err().to_string();
+    assert!(refused.contains("set tls_cert, tls_key and tls_ca"), "{refused}");
+    let known =
+        WHOLE.replace("replication_auth = \"password\"", "replication_auth = \"certificate\"");
+    let tls = Config::parse(&known).unwrap().postgres.tls.unwrap();
+    assert_eq!(tls.replication_auth, ReplicationAuth::Certificate);
     assert_eq!(config.origin, Origin::Initdb);
     let one_node = Config::parse(&format!("one_node = true{SMALLEST}")).unwrap();
     assert_eq!(one_node.bootstrap, Bootstrap::OneNode);
@@ -180,7 +188,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("cluster =",                        "path =",                         "unknown key \"path\" at the top of the file; it belongs in [store]"),
         ("link_ttl = \"3s\"",                "bootstrap_size = 3",             "in [timings]; it belongs at the top of the file"),
         ("[timings]",                        "[colours]",                      "unknown key \"colours\" at the top of the file; known there are cluster,"),
-        ("\"4s\"",                           "4",                              "line 33: invalid type: integer `4`"),
+        ("\"4s\"",                           "4",                              "line 34: invalid type: integer `4`"),
         ("\"4s\"",                           "\"4\"",                          "write 250ms, 30s or 5min"),
         ("\"4s\"",                           "\"61s\"",                        "store.session_ttl = \"1m 1s\" is out of range: 1s to 1m"),
         ("\"4s\"",                           "\"900ms\"",                      "out of range"),
@@ -201,7 +209,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("127.0.0.1:20011",                  "127.0.0.1:20001",                "give each a port of its own"),
         ("127.0.0.1:20011",                  "0.0.0.0:20011",                  "http.listen = \"0.0.0.0:20011\" is a wildcard"),
         ("127.0.0.1:20001",                  "[::]:20001",                     "postgres.listen = \"[::]:20001\" is a wildcard"),
-        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 23: "),
+        ("127.0.0.1:20011",                  "127.0.0.1",                      "line 24: "),
         ("\"10.0.0.0/24\"",                  "\"10.0.0.1/24\"",               "the network is written 10.0.0.0/24"),
         ("[\"10.0.0.0/24\", ",               "[\"intranet\", ",                "\"intranet\" is no network"),
         ("\"16GB\"",                           "\"much\"",                       "postgres.memory = \"much\" is no size of at least 64MB"),
@@ -232,7 +240,7 @@ fn what_is_wrong_is_refused_with_the_reason() {
         ("tls_cert = \"/srv/dugong/pg-1.crt\"\ntls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "tls_key = \"/srv/dugong/pg-1.key\"", "http.tls_key without http.tls_cert"),
         ("tls_key = \"/srv/dugong/pg-1.key\"\nclient_ca = \"/srv/dugong/ca.crt\"", "", "http.tls_cert without http.tls_key"),
         ("\"/srv/dugong/token\"",            "\"token\"",                      "http.token_file = \"token\" is relative"),
-        ("[http]",                           "[http",                          "line 22: "),
+        ("[http]",                           "[http",                          "line 23: "),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");

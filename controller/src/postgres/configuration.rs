@@ -157,13 +157,17 @@ pub(super) fn write_all(
     write_passfile(settings, layout)
 }
 
-/// Writes who may log in.
+/// Writes who may log in, and who counts as whom.
 pub(super) fn write_hba(
     settings: &Settings,
     layout: &Layout,
     clients: Clients,
     durability: Durability,
 ) -> io::Result<()> {
+    if let Some(map) = hba::identities(settings) {
+        let text = format!("{MANAGED}{map}");
+        replace_file(&layout.data.join("pg_ident.conf"), &text, durability)?;
+    }
     let text = format!("{MANAGED}{}", hba::render(settings, clients));
     replace_file(&layout.data.join("pg_hba.conf"), &text, durability)
 }
@@ -207,6 +211,9 @@ pub(super) fn render(settings: &Settings, layout: &Layout, common: &Common, live
     if let Some(files) = &settings.tls {
         set("ssl_cert_file", &files.cert.to_string_lossy());
         set("ssl_key_file", &files.key.to_string_lossy());
+        if hba::by_certificate(settings) {
+            set("ssl_ca_file", &files.ca.to_string_lossy());
+        }
     }
     set("cluster_name", settings.instance.as_str());
     set(REVISION, &common.revision.0.to_string());
@@ -270,7 +277,7 @@ pub(super) fn connection(settings: &Settings, layout: &Layout, to: &Upstream) ->
     let file = |path: &Path| value(&path.to_string_lossy());
     // Where no certificate is named, libpq looks for one in a home that it may not enter.
     let tls = match &settings.tls {
-        Some(TlsFiles { cert, key, ca }) => format!(
+        Some(TlsFiles { cert, key, ca, .. }) => format!(
             "sslmode=verify-full sslrootcert={} sslcert={} sslkey={}",
             file(ca),
             file(cert),

@@ -1,6 +1,7 @@
 //! Who may log in, and from where: `pg_hba.conf`.
 //!
-//! **Invariant:** only the local socket is trusted. Whoever comes over a network has a password.
+//! **Invariant:** only the local socket is trusted. Whoever comes over a network has a password, or,
+//! where the configuration says so and for replication, a certificate.
 //!
 //! Source: PROTOCOL.md, R5; PostgreSQL manual, "The pg_hba.conf File".
 
@@ -9,10 +10,14 @@ use std::fmt::Write as _;
 use super::Settings;
 use super::configuration::Clients;
 use super::remote::REWIND_DATABASE;
+use crate::config::{ReplicationAuth, TlsFiles};
 use crate::credentials::{Credentials, Kind};
 
 /// This machine: what it calls itself, and by each address that it has.
 const HERE: [&str; 3] = ["127.0.0.1/32", "::1/128", "samehost"];
+
+/// The name of the map from certificates to roles.
+const MAP: &str = "dugong";
 
 /// The whole file, from its second line on. The first line that fits a connection counts.
 pub(super) fn render(settings: &Settings, clients: Clients) -> String {
@@ -28,6 +33,15 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     let mut line = |kind: &str, who: &str, from: &str, verdict: &str| {
         let _ = writeln!(text, "{kind} {who} {from} {verdict}"); // Writing to a String cannot fail.
     };
+    if by_certificate(settings) {
+        let networks = settings.networks.iter().map(ToString::to_string);
+        for from in HERE.map(str::to_owned).into_iter().chain(networks) {
+            for database in ["replication", REWIND_DATABASE] {
+                let who = format!("{database} {replication}");
+                line("hostssl", &who, &from, &format!("cert map={MAP}"));
+            }
+        }
+    }
     for from in HERE {
         line("host", &format!("replication {replication}"), from, "scram-sha-256");
         line("host", &format!("{REWIND_DATABASE} {replication}"), from, "scram-sha-256");
@@ -49,12 +63,33 @@ pub(super) fn render(settings: &Settings, clients: Clients) -> String {
     text
 }
 
+/// `pg_ident.conf`, where standbys are known by certificates: whoever has one of the CA may be a role of
+/// replication. None where they are not: whatever is in that file is not ours.
+pub(super) fn identities(settings: &Settings) -> Option<String> {
+    let line = |name: &String| format!("{MAP} /^.*$ {}\n", quoted(name));
+    let names = names(&settings.credentials, Kind::Replication);
+    by_certificate(settings).then(|| names.iter().map(line).collect())
+}
+
+/// Whether standbys that come by TLS are known by their certificates.
+pub(super) fn by_certificate(settings: &Settings) -> bool {
+    let certificate = |files: &TlsFiles| files.replication_auth == ReplicationAuth::Certificate;
+    settings.tls.as_ref().is_some_and(certificate)
+}
+
 /// Every role that is let in for that, as one word of the file: two while passwords are exchanged.
 fn roles(credentials: &Credentials, kind: Kind) -> String {
+    names(credentials, kind).iter().map(|name| quoted(name)).collect::<Vec<_>>().join(",")
+}
+
+fn names(credentials: &Credentials, kind: Kind) -> Vec<String> {
     let mut names: Vec<_> = credentials.let_in(kind).into_iter().map(|login| login.name).collect();
     names.dedup();
-    let quoted = names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\"")));
-    quoted.collect::<Vec<_>>().join(",")
+    names
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]
@@ -135,7 +170,12 @@ mod tests {
     fn with_tls_nobody_comes_plain_from_a_network_but_clients_from_where_they_may() {
         let path = || PathBuf::from("/nowhere");
         let settings = Settings {
-            tls: Some(crate::config::TlsFiles { cert: path(), key: path(), ca: path() }),
+            tls: Some(TlsFiles {
+                cert: path(),
+                key: path(),
+                ca: path(),
+                replication_auth: ReplicationAuth::Password,
+            }),
             plain_networks: vec!["10.0.0.9/32".parse().unwrap()],
             ..settings(&["10.0.0.0/24"])
         };
@@ -156,9 +196,40 @@ mod tests {
         for (kind, database, user, from, expected) in cases {
             assert_eq!(verdict(&text, kind, database, user, from), expected, "{kind} {database}");
         }
+        assert_eq!(identities(&settings), None, "that file is somebody else's");
         let closed = render(&settings, Clients::Refused);
         assert_eq!(verdict(&closed, "host", "app", "app", "10.0.0.9/32"), "reject");
         assert_eq!(verdict(&closed, "hostssl", "app", "app", "10.0.0.0/24"), "reject");
+    }
+
+    #[test]
+    fn by_certificates_no_password_lets_a_standby_in_by_tls() {
+        let path = || PathBuf::from("/nowhere");
+        let replication_auth = ReplicationAuth::Certificate;
+        let settings = Settings {
+            tls: Some(TlsFiles { cert: path(), key: path(), ca: path(), replication_auth }),
+            ..settings(&["10.0.0.0/24"])
+        };
+        let text = render(&settings, Clients::Refused);
+        let role = "dugong_replication";
+        #[rustfmt::skip]
+        let cases = [
+            ("hostssl", "replication", role,            "10.0.0.0/24",  "map=dugong"),
+            ("hostssl", "postgres",    role,            "10.0.0.0/24",  "map=dugong"),
+            ("hostssl", "replication", role,            "127.0.0.1/32", "map=dugong"),
+            ("host",    "replication", role,            "10.0.0.0/24",  "no line"),
+            ("host",    "postgres",    role,            "127.0.0.1/32", "scram-sha-256"),
+            ("hostssl", "postgres",    "dugong_lookup", "10.0.0.0/24",  "scram-sha-256"),
+        ];
+        for (kind, database, user, from, expected) in cases {
+            assert_eq!(
+                verdict(&text, kind, database, user, from),
+                expected,
+                "{kind} {user} {from}"
+            );
+        }
+        let map = identities(&settings).unwrap();
+        assert_eq!(map, "dugong /^.*$ \"dugong_replication\"\n");
     }
 
     #[test]

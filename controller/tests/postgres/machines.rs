@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
-use dugong_controller::config::TlsFiles;
+use dugong_controller::config::{ReplicationAuth, TlsFiles};
 use dugong_controller::credentials::Credentials;
 use dugong_controller::operator::init::Authority;
 use dugong_controller::postgres::Settings;
@@ -47,6 +47,7 @@ fn certify(folder: &Path, signer: &Authority, names: &[&str], trusted: &Authorit
         cert: write("cert.pem", &signed.certificate),
         key: write("key.pem", &signed.key),
         ca: write("ca.pem", &trusted.certificate()),
+        replication_auth: ReplicationAuth::Password,
     }
 }
 
@@ -177,6 +178,65 @@ fn with_tls_replication_is_verified_and_networks_need_it_and_certificates_are_ex
             primary.next().await; // The server reads its files in a moment. Ends at the deadline.
         }
         assert!(!psql(&primary, &ca).await.status.success());
+    });
+}
+
+#[test]
+fn a_standby_is_known_by_its_certificate_where_that_is_said_and_by_no_password() {
+    as_postgres(async {
+        let (ours, others) = (Authority::new("ours").unwrap(), Authority::new("others").unwrap());
+        let folders = [folder(), folder()];
+        let mut instances = Vec::new();
+        for (name, folder) in ["pg-1", "pg-2"].into_iter().zip(&folders) {
+            let files = certify(folder.path(), &ours, &[name, "127.0.0.2", "127.0.0.3"], &ours);
+            let host = if name == "pg-1" { "127.0.0.2" } else { "127.0.0.3" };
+            let machine = |settings: &mut Settings| {
+                at(host)(settings);
+                let replication_auth = ReplicationAuth::Certificate;
+                settings.tls = Some(TlsFiles { replication_auth, ..files });
+            };
+            // Each with passwords that are none of the other one's.
+            let credentials = Credentials::generate().unwrap();
+            instances.push(Instance::on_machine(name, &credentials, machine).await);
+        }
+        let [mut primary, mut standby] = <[Instance; 2]>::try_from(instances).ok().unwrap();
+
+        follow(&mut primary, &mut standby).await;
+
+        let client = primary.client().await;
+        let shown = "SELECT client_dn FROM pg_stat_ssl s JOIN pg_stat_replication r USING (pid)";
+        let row = client.query_one(shown, &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "/CN=pg-2");
+        // The password alone, by TLS.
+        let right = &primary.credentials.replication;
+        let (listen, ca) = (&primary.told().listen, folders[0].path().join("ca.pem"));
+        let dsn = format!(
+            "host={} port={} user={} dbname=postgres sslmode=verify-full sslrootcert={} \
+             sslcert=/nowhere",
+            listen.host,
+            listen.port,
+            right.name,
+            ca.display()
+        );
+        let asked = Command::new("psql")
+            .args(["-XAtc", "SELECT 1", &dsn])
+            .env("PGPASSWORD", right.password.expose())
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&asked.stderr);
+        assert!(said.contains("requires a valid client certificate"), "{said}");
+        // Nor one of another authority.
+        certify(folders[1].path(), &others, &["pg-2", "127.0.0.3"], &ours);
+        client
+            .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
+            .await
+            .unwrap();
+        standby
+            .until("it is not let in", |server| {
+                server.trouble.as_ref().is_some_and(|why| why.contains("unknown ca"))
+            })
+            .await;
     });
 }
 
