@@ -1,6 +1,6 @@
 //! What an operator asks of a cluster: its state, its history, how to connect;
-//! another primary, and whether roles change by themselves; data copied anew; other passwords; and
-//! whether it keeps its promises.
+//! another primary, and whether roles change by themselves; data copied anew; other passwords; the end of
+//! a migration; and whether it keeps its promises.
 
 mod caller;
 pub mod client;
@@ -9,6 +9,7 @@ pub mod dsn;
 pub mod freeze;
 pub mod history;
 pub mod init;
+pub mod migrate;
 pub mod promote;
 pub mod reach;
 pub mod reinit;

@@ -26,18 +26,23 @@ mod data_dir;
 mod diverged;
 mod doorkeeper;
 mod existing;
+mod finishing;
 mod floors;
+mod following;
+mod foreign;
 mod given_up;
 mod greeting;
 mod hba;
 mod heartbeat;
 mod helper;
 mod judge;
+mod last_record;
 mod layout;
 mod link;
 mod look;
 mod making;
 mod mandate;
+mod migration;
 mod names;
 mod origin;
 mod pace;
@@ -85,6 +90,7 @@ pub use doorkeeper::{Doorkeeper, NotDone, Receiving, Seen as DoorSeen};
 pub use floors::default_of_bound;
 pub use judge::Verdict;
 pub use mandate::Mandate;
+pub use migration::{Finding, Finish, Migration, Reply};
 pub use programs::{BinError, Version, find_bin};
 pub use supervisor::GiveUp;
 
@@ -145,6 +151,8 @@ pub struct Supervised {
     pub leave_running: oneshot::Sender<Mandate>,
     /// An operator's word about the data.
     pub give_up: mpsc::Sender<GiveUp>,
+    /// Where an operator ends the following of a foreign primary.
+    pub migration: Migration,
     /// What the controller before this one knew of the office, where it has left its server.
     pub inherited: Option<Mandate>,
     pub seen: mpsc::Receiver<Seen>,
@@ -225,6 +233,7 @@ pub fn supervise(
     let (give_up, orders) = mpsc::channel(1);
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
     let (restarts, restart) = watch::channel(0);
+    let (desk, migration) = watch::channel(None);
     let (settings, layout, spawner) = (Arc::new(settings), Arc::new(layout), Arc::new(spawner));
     let judge = judge::Judge::new(settings.clone(), layout.clone(), spawner.clone());
     let judge = Arc::new(judge);
@@ -241,6 +250,7 @@ pub fn supervise(
         credentials,
         restart,
         leave_running: leaving,
+        desk,
         seen: seen_sender,
     };
     let supervisor = supervisor::Supervisor::new(settings, layout, spawner, clock, words);
@@ -253,6 +263,7 @@ pub fn supervise(
         lease,
         leave_running,
         give_up,
+        migration,
         inherited,
         seen,
         advisor,

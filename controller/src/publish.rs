@@ -9,6 +9,7 @@ pub mod desk;
 pub mod dns;
 pub mod door;
 pub mod http;
+pub mod migration;
 mod patroni;
 mod projection;
 pub mod reinit;

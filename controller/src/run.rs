@@ -168,7 +168,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
     tokio::spawn(service::watchdog(local_seen.clone()));
     tokio::spawn(publish::settings::measure(server.advisor.clone()));
-    let hands = (server.advisor, server.give_up, (keeper, server.doorkeeper));
+    let hands = (server.advisor, server.give_up, server.migration, (keeper, server.doorkeeper));
     let desk = desk(&config, store.clone(), topologies.clone(), hands);
     let pages =
         Pages { me: config.instance.clone(), clock, topologies, local: local_seen, metrics };
@@ -219,20 +219,20 @@ fn begin_settings(config: &Config, store: Arc<dyn Store>, goal: watch::Receiver<
     }
 }
 
-fn desk(
-    config: &Config,
-    store: Arc<dyn Store>,
-    topologies: Topologies,
-    (advisor, give_up, (keeper, doorkeeper)): (
-        postgres::Advisor,
-        mpsc::Sender<postgres::GiveUp>,
-        (Arc<Keeper>, postgres::Doorkeeper),
-    ),
-) -> Desk {
+/// What the desk has of the server's side.
+type Hands = (
+    postgres::Advisor,
+    mpsc::Sender<postgres::GiveUp>,
+    postgres::Migration,
+    (Arc<Keeper>, postgres::Doorkeeper),
+);
+
+fn desk(config: &Config, store: Arc<dyn Store>, topologies: Topologies, hands: Hands) -> Desk {
+    let (advisor, give_up, migration, (keeper, doorkeeper)) = hands;
     let me = config.instance.clone();
     let settings = SettingsDesk { me: me.clone(), store: store.clone(), topologies, advisor };
     let credentials = CredentialsDesk { me: me.clone(), keeper, doorkeeper };
-    Desk { store, settings: Some(settings), credentials: Some(credentials), me, give_up }
+    Desk { store, settings: Some(settings), credentials: Some(credentials), me, give_up, migration }
 }
 
 /// Who may read and change things over HTTP.

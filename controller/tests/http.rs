@@ -87,11 +87,10 @@ fn desk() -> (TempDir, Desk, Admission) {
     let admission = Admission { credentials, token: None, read_token: None, certificates: false };
     // Nobody looks after any data here.
     let (give_up, _) = tokio::sync::mpsc::channel(1);
-    (
-        folder,
-        Desk { store: Arc::new(store), settings: None, credentials: None, me: id("pg-1"), give_up },
-        admission,
-    )
+    let (_, migration) = watch::channel(None);
+    let (store, me) = (Arc::new(store), id("pg-1"));
+    let desk = Desk { store, settings: None, credentials: None, me, give_up, migration };
+    (folder, desk, admission)
 }
 
 fn superuser_password(admission: &Admission) -> String {
@@ -261,6 +260,7 @@ async fn operators_need_the_password() {
             ("DELETE", "/v1/requests/1"),
             ("POST", "/v1/freeze"),
             ("DELETE", "/v1/freeze"),
+            ("POST", "/v1/migration"),
         ] {
             let (status, body) = told(port, method, path, wrong, SWITCHOVER).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
@@ -268,6 +268,17 @@ async fn operators_need_the_password() {
         }
     }
     assert_eq!(store.read().await.unwrap().requests.len(), 0, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_migration_is_ended_only_where_a_primary_is_followed() {
+    let (folder, desk, admission) = desk();
+    let password = superuser_password(&admission);
+    let port = serve_desk("pg-1", watch::channel(None).1, (desk, admission), folder).await;
+    let word = r#"{"by":"ann","only_check":false,"even_if_behind":true}"#;
+    let (status, body) = told(port, "POST", "/v1/migration", &password, word).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
+    assert!(body["error"].as_str().unwrap().contains("pg-1 follows no primary"), "{body}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 //! | `disks` | a disk is full, and has room again |
 //! | `exhausted` | clients take every connection |
 //! | `failover` | each process is lost, and comes back |
+//! | `migration` | a single PostgreSQL is followed, and becomes a cluster |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `pauses` | single processes of a server are stopped, and go on |
 //! | `promote` | the operator's override |
@@ -27,6 +28,7 @@ mod credentials;
 mod disks;
 mod exhausted;
 mod failover;
+mod migration;
 mod one_node;
 mod pauses;
 mod promote;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dugong_controller::launch::{self, DownOptions, UpOptions};
 use dugong_controller::operator::{
-    config, dsn, freeze, history, init, promote, reinit, restart, rotate, status, switchover,
-    verify,
+    config, dsn, freeze, history, init, migrate, promote, reinit, restart, rotate, status,
+    switchover, verify,
 };
 use dugong_controller::run::Failure;
 
@@ -53,6 +53,8 @@ enum What {
     Reinit(reinit::Options),
     /// Exchange the cluster's passwords while it runs.
     RotateCredentials(rotate::Options),
+    /// Leave the primary that a new cluster follows, so that the cluster begins.
+    Migrate(migrate::Options),
     /// Keep every role as it is, whatever happens, until `unfreeze`.
     Freeze(freeze::FreezeOptions),
     /// Let roles change by themselves again.
@@ -92,6 +94,9 @@ fn run(what: What) -> Result<(), Failure> {
         }
         What::Reinit(options) => wait_for(reinit::reinit(&options, std::io::stdin().lock(), print)),
         What::RotateCredentials(options) => wait_for(rotate::rotate(&options, print)),
+        What::Migrate(options) => {
+            wait_for(migrate::migrate(&options, std::io::stdin().lock(), print))
+        }
         What::Freeze(options) => wait_for(freeze::freeze(&options)).map(|words| print(&words)),
         What::Verify(options) => wait_for(verify::verify(&options, print)),
         What::Unfreeze(options) => wait_for(freeze::unfreeze(&options)).map(|words| print(&words)),

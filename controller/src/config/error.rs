@@ -65,6 +65,8 @@ pub enum ConfigProblem {
          instance begin the cluster first, a copy of it would replace what was adopted"
     )]
     AdoptsWithoutKeeping,
+    #[error("bootstrap.primary: {why}")]
+    Primary { why: String },
     #[error("{key} in [store] is for kind = \"{kind}\": remove it, or choose that kind")]
     OtherStore { key: &'static str, kind: &'static str },
     #[error("[store] of kind \"{kind}\" needs the key {key}")]

@@ -10,7 +10,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("", &["cluster", "instance", "dir", "credentials", "bootstrap_size", "one_node",
            "bootstrap", "postgres", "http", "store", "dns", "timings",
            "repair"]),
-    ("bootstrap", &["method", "command", "data"]),
+    ("bootstrap", &["method", "command", "data", "primary", "password_file"]),
     ("postgres", &["bin", "listen", "memory", "networks", "plain_networks", "tls_cert", "tls_key",
                    "tls_ca", "replication_auth", "settings"]),
     ("http", &["listen", "tls_cert", "tls_key", "client_ca", "token_file", "read_token_file"]),

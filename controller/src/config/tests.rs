@@ -123,8 +123,9 @@ fn a_whole_file_is_read_and_the_table_of_keys_is_complete() {
         let table = if section.is_empty() { &file } else { file[section].as_table().unwrap() };
         for key in keys {
             let other = section == "store" && etcd.contains_key(*key);
-            let known =
-                table.contains_key(*key) || other || (section, *key) == ("bootstrap", "data");
+            let other_method =
+                section == "bootstrap" && ["data", "primary", "password_file"].contains(key);
+            let known = table.contains_key(*key) || other || other_method;
             assert!(known, "{key} in [{section}]");
         }
     }
@@ -267,6 +268,9 @@ fn first_data_that_comes_from_elsewhere_has_keys_of_its_own() {
         (COMMAND,                            "data = \"/srv/old\"",             "data in [bootstrap] is for method = \"adopt\""),
         (BOTH,                               "method = \"adopt\"",             "method = \"adopt\" needs the key data"),
         (BOTH,                               "method = \"adopt\"\ndata = \"old\"", "bootstrap.data = \"old\" is relative"),
+        (BOTH,                               "method = \"follow\"",            "method = \"follow\" needs the key primary"),
+        (BOTH,                               "method = \"follow\"\nprimary = \"host=old\"", "bootstrap.primary: it must name a host and a user"),
+        (COMMAND,                            "password_file = \"/srv/old\"",    "password_file in [bootstrap] is for method = \"follow\""),
     ];
     for (from, to, expected) in cases {
         assert!(WHOLE.contains(from), "{from}");

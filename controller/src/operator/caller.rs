@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::client::{self, Newest};
 use super::reach::{Controller, ReachOptions, controllers, is_here};
-use crate::postgres::Here;
+use crate::postgres::{Here, Reply};
 use crate::publish::desk::{Asking, Freezing, Frozen, Taken, Told};
+use crate::publish::migration::Migrating;
 use crate::publish::reinit::Reinit;
 use crate::publish::settings::{Amended, Amending, Restarting};
 use crate::run::Failure;
@@ -162,8 +163,34 @@ impl Caller {
         self.controller_at(http)
     }
 
+    /// What the follower there says, and does; or in words why it cannot.
+    pub(super) async fn migrate(
+        &self,
+        follower: &Controller,
+        only_check: bool,
+        even_if_behind: bool,
+    ) -> Result<Result<Reply, String>, Failure> {
+        let asking = Migrating { by: self.by.clone(), only_check, even_if_behind };
+        let body = serde_json::to_vec(&asking).map_err(Failure::runtime)?;
+        match client::call(follower, &Method::POST, "/v1/migration", body).await {
+            Ok((status, answer)) if status.is_success() => {
+                Ok(Ok(serde_json::from_slice(&answer).map_err(Failure::runtime)?))
+            }
+            Ok((status @ (StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE), answer)) => {
+                Ok(Err(client::refusal(status, &answer)))
+            }
+            Ok((status, answer)) => Err(Failure::Runtime(client::refusal(status, &answer))),
+            Err(client::CallError::NoAnswer(lost)) if !only_check => {
+                Err(Failure::Runtime(format!(
+                    "{follower} gave no answer ({lost}): look at `dugong status` before you ask again"
+                )))
+            }
+            Err(error) => Ok(Err(format!("{follower}: {error}"))),
+        }
+    }
+
     /// The controller that answers there, reached as the others are.
-    fn controller_at(&self, http: &Address) -> Result<Controller, Failure> {
+    pub(super) fn controller_at(&self, http: &Address) -> Result<Controller, Failure> {
         let address = http.to_string();
         let mut known = self.controllers.iter();
         if let Some(controller) = known.clone().find(|known| known.address == address) {

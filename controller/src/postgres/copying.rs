@@ -23,10 +23,21 @@ use super::data_dir::{
     starts_as, write_identity,
 };
 use super::given_up;
-use super::helper::{HelperError, run_and_hear, run_helper};
+use super::helper::{HelperError, Output, run_and_hear, run_helper};
 use super::making::{MakingError, Replaced, Stamp, Workshop, tell};
 use super::progress::Progress;
 use super::tablespaces::{self, Tablespace};
+
+/// What is copied.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// For people.
+    pub name: String,
+    /// As libpq takes it.
+    pub connection: String,
+    /// The slot there that keeps the WAL; none: it is kept for as long as the copy takes.
+    pub slot: Option<String>,
+}
 
 impl Workshop<'_> {
     /// Makes a copy of `source`'s data. Dropping the future kills whatever works on it.
@@ -45,34 +56,18 @@ impl Workshop<'_> {
         let old = if forked { Replaced::Forked } else { Replaced::Prefix };
         write_passfile(settings, layout)?;
         let tablespaces = self.begin_anew(source).await?;
-        let mut backup = Command::new(settings.bin.join("pg_basebackup"));
-        backup
-            .arg("-D")
-            .arg(data)
-            .args(["-d", &connection(settings, layout, source)])
-            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
-            .arg("--progress")
-            .env("LC_ALL", "C");
-        if let Some(rate) = settings.repair.copy_max_rate {
-            backup.arg(format!("--max-rate={}k", rate.kilobytes()));
-        }
-        backup.args(tablespaces::places(layout, &tablespaces).iter().map(tablespaces::mapping));
-        let hear = |line: &str| tell(progress, line);
-        let output = tokio::select! {
-            output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,
-            // Dropped with what it has copied so far, which is next to nothing.
-            error = self.short_of_room(source, &tablespaces, progress.subscribe()) => return Err(error),
+        let named = Source {
+            name: source.id.to_string(),
+            connection: connection(settings, layout, source),
+            slot: None,
         };
-        let source_id = source.id.to_string();
-        let output = match output {
-            Ok(output) => output,
-            Err(error) => return Err(MakingError::Copy { source_id, error }),
+        let output = match self.fill(&named, &tablespaces, progress).await {
+            Err(error @ MakingError::Unverified { .. }) => {
+                self.begin_anew(source).await?;
+                return Err(error);
+            }
+            other => other?,
         };
-        progress.send_replace(Progress::begun(Way::Verify));
-        if let Err(error) = self.verify().await {
-            self.begin_anew(source).await?;
-            return Err(MakingError::Unverified { source_id, error });
-        }
         remove_source_marks(data)?;
         // From its first moment as data it is a standby's: it can never start as a second primary.
         mark_standby(data)?;
@@ -80,6 +75,45 @@ impl Workshop<'_> {
         let end = end_of_backup(&output.stderr).unwrap_or(control.checkpoint);
         write_identity(data, &new_identity(settings, &control, stamp, end))?;
         self.put_in_place(old).await
+    }
+
+    /// Fills the directory of new data, which is not there, with a verified copy.
+    pub(super) async fn fill(
+        self,
+        source: &Source,
+        tablespaces: &[Tablespace],
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Output, MakingError> {
+        let Self { settings, layout, spawner, .. } = self;
+        let mut backup = Command::new(settings.bin.join("pg_basebackup"));
+        backup
+            .arg("-D")
+            .arg(&layout.data_new)
+            .args(["-d", &source.connection])
+            .args(["--wal-method=stream", "--checkpoint=fast", "--no-password", "--verbose"])
+            .arg("--progress")
+            .args(source.slot.iter().map(|slot| format!("--slot={slot}")))
+            .env("LC_ALL", "C");
+        if let Some(rate) = settings.repair.copy_max_rate {
+            backup.arg(format!("--max-rate={}k", rate.kilobytes()));
+        }
+        backup.args(tablespaces::places(layout, tablespaces).iter().map(tablespaces::mapping));
+        let hear = |line: &str| tell(progress, line);
+        let output = tokio::select! {
+            output = run_and_hear(spawner, backup, Signal::KILL, hear) => output,
+            // Dropped with what it has copied so far, which is next to nothing.
+            error = self.short_of_room(source, tablespaces, progress.subscribe()) => return Err(error),
+        };
+        let source_id = source.name.clone();
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => return Err(MakingError::Copy { source_id, error }),
+        };
+        progress.send_replace(Progress::begun(Way::Verify));
+        match self.verify().await {
+            Ok(()) => Ok(output),
+            Err(error) => Err(MakingError::Unverified { source_id, error }),
+        }
     }
 
     /// Removes what an attempt before this one has left, and learns what tablespaces there are.
@@ -114,13 +148,13 @@ impl Workshop<'_> {
     /// Returns when it is known that the copy will find no room: once its size is known.
     async fn short_of_room(
         self,
-        source: &Upstream,
+        source: &Source,
         tablespaces: &[Tablespace],
         mut progress: watch::Receiver<Progress>,
     ) -> MakingError {
         // An error: nobody tells any more.
         let size = progress.wait_for(|progress| progress.total > 0).await.map(|known| known.total);
-        let what = format!("a copy of {}", source.id);
+        let what = format!("a copy of {}", source.name);
         let on_each_disk = |size| {
             let mut needs = tablespaces::needs(self.layout, size, tablespaces).into_iter();
             needs.try_for_each(|(dir, bytes)| self.make_room(what.clone(), &dir, bytes))

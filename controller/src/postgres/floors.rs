@@ -56,6 +56,11 @@ impl Floors {
             .collect()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(name, least)| (*name, *least))
+    }
+
     /// Whether any of them is above what a running server has.
     pub(super) fn exceed(&self, has: impl Fn(&str) -> Option<u64>) -> bool {
         self.0.iter().any(|(name, floor)| has(name).is_some_and(|has| *floor > has))

@@ -27,6 +27,8 @@ pub(super) struct Layout {
     /// Data of somebody's that becomes the first data of a cluster. The only one that there is: it is
     /// gone on with, and never removed.
     pub data_adopted: PathBuf,
+    /// A copy of a foreign primary, which follows it until it becomes the first data of a cluster.
+    pub data_followed: PathBuf,
     /// What the first data of a cluster had for its configuration, as far as it came from elsewhere.
     pub replaced: PathBuf,
     /// Data that a copy has just replaced.
@@ -71,6 +73,7 @@ impl Layout {
             data_new: dir.join("data.new"),
             data_restored: dir.join("data.restored"),
             data_adopted: dir.join("data.adopted"),
+            data_followed: dir.join("data.followed"),
             replaced: dir.join("replaced"),
             data_old: dir.join("data.old"),
             data_rewind: dir.join("data.rewind"),
@@ -91,7 +94,7 @@ impl Layout {
     }
 
     /// Every directory that a server process of this instance may work in.
-    pub(super) fn workplaces(&self) -> [PathBuf; 8] {
+    pub(super) fn workplaces(&self) -> [PathBuf; 9] {
         workplaces(&self.dir)
     }
 
@@ -112,12 +115,13 @@ pub(super) fn rewound(dir: &Path) -> PathBuf {
 }
 
 /// Every directory in `dir`, free of symbolic links, that a server process may work in.
-pub(super) fn workplaces(dir: &Path) -> [PathBuf; 8] {
+pub(super) fn workplaces(dir: &Path) -> [PathBuf; 9] {
     [
         "data",
         "data.new",
         "data.restored",
         "data.adopted",
+        "data.followed",
         "data.old",
         "data.lost",
         "data.rewind",

@@ -77,6 +77,8 @@ pub(super) enum MakingError {
          target, or bring the WAL that is missing ({0})"
     )]
     TargetNotReached(String),
+    #[error("the primary at {primary} cannot be followed: {why}")]
+    NotFollowed { primary: String, why: String },
     #[error(transparent)]
     Look(#[from] LookError),
     #[error("the data directory cannot be made: {0}")]
@@ -94,6 +96,7 @@ impl MakingError {
             | Self::NotAdopted { .. }
             | Self::NotRestored { .. }
             | Self::TargetNotReached(_)
+            | Self::NotFollowed { .. }
             | Self::Helper(_)
             | Self::DataDir(_)
             | Self::Server(_)

@@ -152,9 +152,14 @@ impl Private<'_> {
         }
     }
 
-    /// What it needs to become consistent, and nobody has any more, in its own words.
-    fn lacks_wal(&self) -> Option<String> {
-        let words = self.postmaster.words_about_upstream(&self.layout.log)?;
+    /// Why no WAL comes, in its own words.
+    pub(super) fn upstream_words(&self) -> Option<String> {
+        self.postmaster.words_about_upstream(&self.layout.log)
+    }
+
+    /// What it needs, and nobody has any more, in its own words.
+    pub(super) fn lacks_wal(&self) -> Option<String> {
+        let words = self.upstream_words()?;
         words.contains("has already been removed").then_some(words)
     }
 

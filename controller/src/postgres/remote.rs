@@ -28,7 +28,7 @@ const QUESTION: &str = "SELECT current, checkpoint, replace(CASE WHEN current > 
     timeline_id AS checkpoint FROM pg_control_checkpoint()) AS state";
 
 /// Each tablespace that somebody has created, with its size where this role may know it.
-const TABLESPACES: &str = "SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') \
+pub(super) const TABLESPACES: &str = "SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') \
     THEN pg_tablespace_size(oid) ELSE 0 END, pg_tablespace_location(oid) FROM pg_tablespace \
     WHERE pg_tablespace_location(oid) LIKE '/%'";
 

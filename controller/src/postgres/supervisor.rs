@@ -4,6 +4,7 @@ mod anew;
 mod giving_up;
 mod restart;
 mod succession;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::certificates::Certificates;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::data_dir::{self, StartsAs};
+use super::following::Desk;
 use super::heartbeat::{Beating, beat};
 use super::layout::{Layout, remove_all};
 use super::making::{Stamp, tidy};
@@ -27,7 +29,7 @@ use super::names::Names;
 use super::pace::{Backoff, Pace, pace};
 use super::plan::{Process, Step, next_step};
 use super::postmaster::{Patience, Postmaster};
-use super::process::{Exit, Spawner, end_all};
+use super::process::{Spawner, end_all};
 use super::refused::with_next_step;
 use super::reporter::{REPEAT, Reporter};
 use super::room::Disks;
@@ -40,14 +42,13 @@ use crate::credentials::Credentials;
 use self::anew::Rewinds;
 use self::giving_up::asked;
 use self::succession::Left;
+use self::waiting::{Owner, ended, superseded, told};
 
 pub use self::giving_up::GiveUp;
 pub(super) use self::succession::Inheritance;
 
 /// Between two searches for processes while none should be there.
 const SEARCH: Duration = Duration::from_secs(1);
-/// A copy that has been made for this long is not begun again in another way.
-const YOUNG: Duration = Duration::from_secs(10);
 /// A server that has run for this long has not failed to start.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -67,6 +68,8 @@ pub(super) struct Supervisor {
     restart: watch::Receiver<u64>,
     /// Comes when the server shall be left to the next controller.
     leave_running: Option<oneshot::Receiver<Mandate>>,
+    /// Where an operator ends the following of a foreign primary.
+    desk: Arc<Desk>,
     reporter: Reporter,
     beating: watch::Sender<Beating>,
     _heart: JoinSet<()>,
@@ -103,6 +106,7 @@ pub(super) struct Words {
     pub(super) credentials: watch::Receiver<Arc<Credentials>>,
     pub(super) restart: watch::Receiver<u64>,
     pub(super) leave_running: oneshot::Receiver<Mandate>,
+    pub(super) desk: Desk,
     pub(super) seen: mpsc::Sender<Seen>,
 }
 
@@ -114,7 +118,8 @@ impl Supervisor {
         clock: Clock,
         words: Words,
     ) -> Self {
-        let Words { goals, lease, adopted, credentials, restart, leave_running, seen } = words;
+        let Words { goals, lease, adopted, credentials, restart, leave_running, desk, seen } =
+            words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
         let host = settings.listen.host.clone();
@@ -132,6 +137,7 @@ impl Supervisor {
             credentials,
             restart,
             leave_running: Some(leave_running),
+            desk: Arc::new(desk),
             reporter: Reporter::new(seen),
             beating,
             _heart: heart,
@@ -531,63 +537,6 @@ impl Supervisor {
 
     fn tools(&self) -> (Arc<Settings>, Arc<Layout>, Arc<Spawner>) {
         (Arc::clone(&self.settings), Arc::clone(&self.layout), Arc::clone(&self.spawner))
-    }
-}
-
-/// Who gives the goals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    There,
-    Gone,
-}
-
-/// Returns when the goal is no longer what is being done.
-async fn superseded(
-    mut goals: watch::Receiver<Option<Goal>>,
-    current: Option<&Goal>,
-    since: Instant,
-) -> Owner {
-    loop {
-        if goals.changed().await.is_err() {
-            return Owner::Gone;
-        }
-        let same = match (current, goals.borrow_and_update().as_ref()) {
-            // The same copy for a newer generation; what came far is not given up for a rewind.
-            (
-                Some(Goal::Copied { source, making, old, .. }),
-                Some(Goal::Copied { source: other, making: number, old: newest, .. }),
-            ) => {
-                let late = since.elapsed() > YOUNG;
-                source == other && making == number && (old == newest || late)
-            }
-            // A restore of hours goes on while another is away: nobody's data, which lets nobody in.
-            (Some(Goal::Initialised), Some(Goal::Down(Stop::Immediate))) => true,
-            (current, newest) => current == newest,
-        };
-        if !same {
-            return Owner::There;
-        }
-    }
-}
-
-/// Returns when the server shall be left running; never where nobody says so.
-async fn told(leave_running: &mut Option<oneshot::Receiver<Mandate>>) -> Mandate {
-    if let Some(waiting) = leave_running
-        && let Ok(mandate) = waiting.await
-    {
-        return mandate;
-    }
-    *leave_running = None; // Whoever could have said so is gone.
-    std::future::pending().await
-}
-
-/// Returns when the server process has ended; never where there is none.
-async fn ended(exit: &mut Option<Exit>) {
-    match exit {
-        Some(exit) => {
-            exit.wait().await;
-        }
-        None => std::future::pending().await,
     }
 }
 

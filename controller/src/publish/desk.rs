@@ -8,10 +8,11 @@
 //! | `POST /v1/freeze` | [`Freezing`]: nothing in the record changes by itself any more |
 //! | `DELETE /v1/freeze` | it does again |
 //! | `POST /v1/reinit` | [`Reinit`](super::reinit::Reinit): the data of this very instance is given up, and copied anew |
+//! | `POST /v1/migration` | [`Migrating`](super::migration::Migrating): a primary outside of the cluster is followed no longer |
 //! | `GET /v1/history?limit=20` | the last changes of the record ([`HistoryEntry`](crate::store::HistoryEntry)), newest first |
 //!
 //! The paths of settings are in `settings`, those of passwords in `credentials`. Any controller of the
-//! cluster will do, but for `/v1/reinit`: all else is written into the store.
+//! cluster will do, but for `/v1/reinit` and `/v1/migration`: all else is written into the store.
 //!
 //! Who is listened to is said in `admission`.
 
@@ -30,9 +31,10 @@ use tokio::sync::mpsc;
 
 use super::credentials::{self, CredentialsDesk};
 use super::http::{encode, error};
+use super::migration;
 use super::reinit;
 use super::settings::{self, SettingsDesk};
-use crate::postgres::GiveUp;
+use crate::postgres::{GiveUp, Migration};
 use crate::store::freeze::{Refrozen, freeze_by, try_to_refreeze};
 use crate::store::{AskError, Store, StoreError};
 
@@ -54,6 +56,8 @@ pub struct Desk {
     /// Whose controller this is, and who looks after its data.
     pub me: InstanceId,
     pub give_up: mpsc::Sender<GiveUp>,
+    /// Who follows a primary outside of the cluster, if anybody does here.
+    pub migration: Migration,
 }
 
 /// The body of `POST /v1/requests`.
@@ -102,7 +106,8 @@ pub(super) fn router(desk: Desk) -> Router {
         .route("/v1/freeze", post(freeze).delete(unfreeze))
         .route("/v1/history", get(history))
         .with_state(desk.clone())
-        .merge(reinit::router(desk))
+        .merge(reinit::router(desk.clone()))
+        .merge(migration::router(desk))
         .merge(settings)
         .merge(credentials)
 }

@@ -1,160 +1,19 @@
 //! A cluster whose first data comes from elsewhere.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use dugong_controller::config::Origin;
-use dugong_controller::credentials::Credentials;
-use dugong_controller::postgres::{Settings, find_bin};
 use dugong_machine::{Access, Receiver, Run};
-use dugong_tests::{eventually, free_port};
-use tempfile::TempDir;
-use tokio_postgres::{Client, NoTls};
+use dugong_tests::eventually;
 
+use crate::bare::{Server, beginning_by, count, run, shown};
 use crate::instance::{Instance, as_postgres, id};
 use crate::processes::server_processes;
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(60);
-
-/// A PostgreSQL as somebody has it, with an archive of its WAL.
-struct Server {
-    folder: TempDir,
-    port: u16,
-    process: Option<Child>,
-}
-
-impl Server {
-    fn make() -> Self {
-        let folder = tempfile::Builder::new().prefix("dugong-").tempdir().unwrap();
-        let server = Self { folder, port: free_port(), process: None };
-        std::fs::create_dir(server.path("archive")).unwrap();
-        let arguments = ["--username=postgres", "--auth=trust", "--no-sync", "-D"];
-        run(program("initdb").args(arguments).arg(server.data()));
-        let settings = format!(
-            "archive_mode = on\narchive_command = 'cp %p {}/%f'\nwork_mem = '9MB'\n\
-             synchronous_standby_names = ''\nfsync = off\nmax_connections = 300\n",
-            server.path("archive").display()
-        );
-        append(&server.data().join("postgresql.conf"), &settings);
-        server
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.path("main")
-    }
-
-    async fn start(&mut self) -> Client {
-        self.start_with(&[]).await
-    }
-
-    async fn start_with(&mut self, arguments: &[&str]) -> Client {
-        let child = program("postgres")
-            .arg("-D")
-            .arg(self.data())
-            .args(["-c", "listen_addresses=", "-c", &format!("port={}", self.port)])
-            .args(["-c", &format!("unix_socket_directories={}", self.folder.path().display())])
-            .args(arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.process = Some(child);
-        let (client, connection) = eventually("it takes connections", SOON, async || {
-            let mut config = tokio_postgres::Config::new();
-            config.host_path(self.folder.path()).port(self.port);
-            config.user("postgres").dbname("postgres");
-            config.connect(NoTls).await.map_err(|error| error.to_string())
-        })
-        .await;
-        tokio::spawn(connection);
-        client
-    }
-
-    fn back_up(&self) {
-        run(program("pg_basebackup")
-            .args(["--checkpoint=fast", "--wal-method=none", "--username=postgres", "-D"])
-            .arg(self.path("backup"))
-            .arg("-h")
-            .arg(self.folder.path())
-            .args(["-p", &self.port.to_string()]));
-    }
-
-    /// Ends it, in order, and everything that it wrote is in its archive.
-    fn stop(&mut self) {
-        run(program("pg_ctl").args(["stop", "--mode=fast", "--wait", "-D"]).arg(self.data()));
-        self.process.take().unwrap().wait().unwrap();
-    }
-
-    /// Ends it at once, all of its processes.
-    fn kill(&mut self) {
-        let mut child = self.process.take().unwrap();
-        let pids = server_processes(&self.data().canonicalize().unwrap());
-        for pid in pids {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            // An error: it went with the others.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        child.wait().unwrap();
-    }
-
-    /// What restores the backup, up to the named point.
-    fn restore_to(&self, point: &str) -> String {
-        format!(
-            "cp -a {}/. $DUGONG_DATA && touch $DUGONG_DATA/recovery.signal && \
-             cat >> $DUGONG_DATA/postgresql.auto.conf <<END\n\
-             restore_command = 'cp {}/%f %p'\n\
-             recovery_target_name = '{point}'\n\
-             END\n",
-            self.path("backup").display(),
-            self.path("archive").display()
-        )
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.process.take() {
-            // A test has failed; the rest of it goes with its postmaster.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn program(name: &str) -> Command {
-    let (bin, _) = find_bin(None).unwrap();
-    Command::new(bin.join(name))
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-}
-
-fn append(path: &Path, text: &str) {
-    let before = std::fs::read_to_string(path).unwrap();
-    std::fs::write(path, before + text).unwrap();
-}
-
-/// An instance whose cluster begins by that.
-async fn beginning_by(origin: Origin) -> Instance {
-    let credentials = Credentials::generate().unwrap();
-    let told = |settings: &mut Settings| settings.origin = origin;
-    Instance::on_machine("pg-1", &credentials, told).await
-}
-
-async fn shown(client: &Client, setting: &str) -> String {
-    client.query_one(&format!("SHOW {setting}"), &[]).await.unwrap().get(0)
-}
-
-async fn count(client: &Client) -> i64 {
-    client.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0)
-}
 
 /// A server with ten rows in its backup or its archive, then a named point, then ten more.
 async fn server_with_a_point() -> Server {

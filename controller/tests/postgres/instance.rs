@@ -11,8 +11,8 @@ use dugong_controller::clock::Clock;
 use dugong_controller::config::{Origin, RepairConfig};
 use dugong_controller::credentials::{Credentials, Password};
 use dugong_controller::postgres::{
-    Advisor, Doorkeeper, GiveUp, Mandate, Seen, Settings, StartError, Supervised, find_bin,
-    supervise,
+    Advisor, Doorkeeper, GiveUp, Mandate, Migration, Seen, Settings, StartError, Supervised,
+    find_bin, supervise,
 };
 use dugong_controller::store::Edition;
 use dugong_machine::{
@@ -236,6 +236,11 @@ impl Instance {
     /// An operator's word about its data.
     pub(crate) fn give_up(&self) -> &mpsc::Sender<GiveUp> {
         &self.supervised.give_up
+    }
+
+    /// Where an operator ends its following.
+    pub(crate) fn migration(&self) -> &Migration {
+        &self.supervised.migration
     }
 
     /// Where it lies, and what else it was told.

@@ -4,9 +4,11 @@
 //! itself to be root runs itself again as the user `postgres`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bare;
 mod beginnings;
 mod copies;
 mod exchange;
+mod following;
 mod handover;
 mod instance;
 mod machines;

@@ -1,5 +1,7 @@
 //! Data made anew: the first of a cluster, or what is here brought to what the primary has, or a copy.
 
+use std::sync::Arc;
+
 use dugong_machine::{Old, Run, Upstream, Work};
 use dugong_topology::Way;
 use tokio::sync::watch;
@@ -63,13 +65,8 @@ impl Supervisor {
             ));
             return Run::Down;
         }
-        let adopts = matches!(self.settings.origin, Origin::Adopt(_));
-        if self.layout.data_adopted.exists() && !adopts {
-            let path = self.layout.data_adopted.display();
-            self.trouble = Some(format!(
-                "{path} was about to be adopted: set [bootstrap] method = \"adopt\" again, or move \
-                 that directory away"
-            ));
+        if let Some(trouble) = self.abandoned() {
+            self.trouble = Some(trouble);
             return Run::Down;
         }
         if self.copies.must_wait() || self.beginnings.must_wait() {
@@ -82,7 +79,8 @@ impl Supervisor {
         let workshop =
             Workshop { settings: &settings, layout: &layout, spawner: &spawner, common: &common };
         let (words, heard) = watch::channel(String::new());
-        let beginning = Box::pin(workshop.begin(&settings.origin, &words));
+        let desk = Arc::clone(&self.desk);
+        let beginning = Box::pin(workshop.begin(&settings.origin, &words, &desk));
         let told = |itself: &mut Self| {
             let said = heard.borrow().clone();
             itself.trouble = (!said.is_empty()).then_some(said);
@@ -93,11 +91,32 @@ impl Supervisor {
             Origin::Initdb => "initdb",
             Origin::Command(_) => "command",
             Origin::Adopt(_) => "adopt",
+            Origin::Follow(_) => "follow",
         };
         if made.is_err() && settings.origin != Origin::Initdb {
             self.beginnings.failed();
         }
         self.made(made, how).await
+    }
+
+    /// What a beginning in another way has left, and nobody but a person may remove.
+    fn abandoned(&self) -> Option<String> {
+        let (adopted, followed) = (&self.layout.data_adopted, &self.layout.data_followed);
+        let origin = &self.settings.origin;
+        if adopted.exists() && !matches!(origin, Origin::Adopt(_)) {
+            let path = adopted.display();
+            return Some(format!(
+                "{path} was about to be adopted: set [bootstrap] method = \"adopt\" again, or move \
+                 that directory away"
+            ));
+        }
+        (followed.exists() && !matches!(origin, Origin::Follow(_))).then(|| {
+            format!(
+                "{} follows a primary: set [bootstrap] method = \"follow\" again, or remove that \
+                 directory",
+                followed.display()
+            )
+        })
     }
 
     /// As a copy of `source`, or of what is here, where that may be given up.
