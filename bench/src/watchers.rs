@@ -152,7 +152,14 @@ impl Server {
                 // Nobody looks after any data here.
                 let (give_up, _) = mpsc::channel(1);
                 let (store, settings) = (Arc::new(store), None);
-                let desk = Desk { store, settings, credentials: None, me: me.clone(), give_up };
+                let desk = Desk {
+                    store,
+                    settings,
+                    credentials: None,
+                    migration: watch::channel(None).1,
+                    me: me.clone(),
+                    give_up,
+                };
                 let door = Door::open(listener, None)?;
                 let (_, local) = watch::channel(Local::default());
                 let metrics = metrics.clone();
