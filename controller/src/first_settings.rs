@@ -22,7 +22,7 @@ use crate::store::{AmendError, ClusterSettings, Store};
 const MB: u64 = 1 << 20;
 const GB: u64 = 1 << 30;
 
-/// The manual says no more than this for the larger machines, where more needs huge pages.
+/// Ours: more is seldom faster, and needs huge pages.
 const SHARED_BUFFERS_MAX: u64 = 16 * GB;
 
 /// Before version 17 a vacuum takes no more.
@@ -135,7 +135,8 @@ fn document(me: &InstanceId, machine: Machine) -> ClusterSettings {
 }
 
 /// Waits until the first data is to be made here from nothing, and writes the settings, unless
-/// somebody has written any. They are there long before the first server starts.
+/// somebody has written any. They are there before the first server starts,
+/// which initdb comes before; should the store be late, they wait for a restart.
 ///
 /// `memory`: what the operator grants; none: all that there is.
 pub(crate) async fn write(

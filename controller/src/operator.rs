@@ -5,6 +5,7 @@
 mod caller;
 pub mod client;
 pub mod config;
+mod confirm;
 pub mod dsn;
 pub mod freeze;
 pub mod history;

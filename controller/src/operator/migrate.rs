@@ -8,6 +8,7 @@ use dugong_topology::{Phase, Topology, units};
 
 use super::caller::Caller;
 use super::client;
+use super::confirm::confirm;
 use super::reach::{Controller, ReachOptions};
 use crate::postgres::{Finding, Reply};
 use crate::run::Failure;
@@ -63,7 +64,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// It was refused, or not confirmed.
 pub async fn migrate(
     options: &Options,
-    typed: impl BufRead,
+    mut typed: impl BufRead,
     mut print: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let caller = Caller::of(&options.reach)?;
@@ -86,7 +87,12 @@ pub async fn migrate(
         };
     }
     if options.even_if_behind {
-        confirm(&topology, primary, typed, &mut print)?;
+        let cluster = &topology.cluster;
+        let question = format!(
+            "Whatever {primary} acknowledged and this cluster does not have is LOST.\n\
+             Type the name of the cluster ({cluster}) to go on:"
+        );
+        confirm(&question, cluster, &mut typed, &mut print)?;
     }
     // Before the word: what comes of it is not to be missed.
     let topologies = client::follow_controllers(caller.controllers.clone());
@@ -200,22 +206,4 @@ async fn until_open(
             }
         }
     }
-}
-
-fn confirm(
-    topology: &Topology,
-    primary: &str,
-    typed: impl BufRead,
-    print: &mut impl FnMut(&str),
-) -> Result<(), Failure> {
-    let cluster = &topology.cluster;
-    print(&format!(
-        "Whatever {primary} acknowledged and this cluster does not have is LOST.\n\
-         Type the name of the cluster ({cluster}) to go on:"
-    ));
-    let line = typed.lines().next().transpose().map_err(Failure::runtime)?.unwrap_or_default();
-    if line.trim() == cluster {
-        return Ok(());
-    }
-    Err(Failure::Runtime(format!("not confirmed (not \"{cluster}\"): nothing was asked for")))
 }

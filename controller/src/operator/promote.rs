@@ -8,6 +8,7 @@ use dugong_machine::{Ask, Outcome, Over, Promotion};
 use dugong_topology::{InstanceId, Topology};
 
 use super::caller::Caller;
+use super::confirm::confirm;
 use super::reach::ReachOptions;
 use super::status;
 use crate::run::Failure;
@@ -67,7 +68,7 @@ pub async fn promote(
         return Err(Failure::Runtime(format!("{id} is not there: nobody would obey")));
     }
     print(&status::page(&topology));
-    confirm(options, &topology, &from, typed, &mut print)?;
+    confirm_loss(options, &topology, &from, typed, &mut print)?;
     let over = if options.although_primary_lives { Over::Alive } else { Over::Lost };
     let what = Promotion { id: id.clone(), from, over };
     let number = caller.ask(Ask::Promotion(what)).await?;
@@ -95,38 +96,25 @@ pub async fn promote(
     }
 }
 
-fn confirm(
+fn confirm_loss(
     options: &Options,
     topology: &Topology,
     from: &InstanceId,
-    typed: impl BufRead,
+    mut typed: impl BufRead,
     print: &mut impl FnMut(&str),
 ) -> Result<(), Failure> {
-    let mut lines = typed.lines();
-    let mut ask = |question: String, expected: &str| {
-        print(&question);
-        let line = lines.next().transpose().map_err(Failure::runtime)?.unwrap_or_default();
-        if line.trim() == expected {
-            return Ok(());
-        }
-        Err(Failure::Runtime(format!("not confirmed (not {expected:?}): nothing was asked for")))
-    };
     let (id, cluster) = (&options.id, &topology.cluster);
-    ask(
-        format!(
-            "{id} becomes the primary, and every acknowledged write that it lacks is lost.\n\
-             Type the name of the cluster ({cluster}) to go on:"
-        ),
-        cluster,
-    )?;
+    let question = format!(
+        "{id} becomes the primary, and every acknowledged write that it lacks is lost.\n\
+         Type the name of the cluster ({cluster}) to go on:"
+    );
+    confirm(&question, cluster, &mut typed, print)?;
     if options.although_primary_lives {
-        ask(
-            format!(
-                "{from} may be alive: what it acknowledges until it learns of this is lost, too.\n\
-                 Type the name of the primary ({from}) to go on:"
-            ),
-            from.as_str(),
-        )?;
+        let question = format!(
+            "{from} may be alive: what it acknowledges until it learns of this is lost, too.\n\
+             Type the name of the primary ({from}) to go on:"
+        );
+        confirm(&question, from.as_str(), &mut typed, print)?;
     }
     Ok(())
 }

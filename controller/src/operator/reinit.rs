@@ -8,6 +8,7 @@ use dugong_topology::{InstanceId, Member, Role, Topology};
 
 use super::caller::Caller;
 use super::client;
+use super::confirm::confirm;
 use super::reach::ReachOptions;
 use crate::run::Failure;
 
@@ -48,7 +49,7 @@ const DOWN_WITHIN: Duration = Duration::from_secs(30);
 /// It was not confirmed, or refused.
 pub async fn reinit(
     options: &Options,
-    typed: impl BufRead,
+    mut typed: impl BufRead,
     mut print: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let caller = Caller::of(&options.reach)?;
@@ -60,7 +61,12 @@ pub async fn reinit(
         )));
     };
     if !options.yes {
-        confirm(options, typed, &mut print)?;
+        let id = &options.id;
+        let question = format!(
+            "The data of {id} is given up and copied anew; until then it serves nothing.\n\
+             Type its name ({id}) to go on:"
+        );
+        confirm(&question, id.as_str(), &mut typed, &mut print)?;
     }
     // Before the word: what comes of it is not to be missed.
     let mut topologies = client::follow_controllers(caller.controllers.clone());
@@ -107,21 +113,4 @@ fn find<'a>(topology: &'a Topology, id: &InstanceId) -> Option<&'a Member> {
 fn words(member: &Member) -> String {
     let making = member.making.as_ref().map(ToString::to_string);
     making.or_else(|| member.note.clone()).unwrap_or_default()
-}
-
-fn confirm(
-    options: &Options,
-    typed: impl BufRead,
-    print: &mut impl FnMut(&str),
-) -> Result<(), Failure> {
-    let id = &options.id;
-    print(&format!(
-        "The data of {id} is given up and copied anew; until then it serves nothing.\n\
-         Type its name ({id}) to go on:"
-    ));
-    let line = typed.lines().next().transpose().map_err(Failure::runtime)?.unwrap_or_default();
-    if line.trim() == id.as_str() {
-        return Ok(());
-    }
-    Err(Failure::Runtime(format!("not confirmed (not \"{id}\"): nothing was asked for")))
 }
