@@ -36,8 +36,12 @@ pub(super) enum LookError {
     NotYet,
     #[error("the server does not answer: nothing came within {DEADLINE:?}")]
     Silent,
+    /// In its words.
     #[error("the server does not answer: {0}")]
     Refused(String),
+    /// It went away in the middle, and may be ending.
+    #[error("the connection to the server broke: {0}")]
+    Broken(String),
     /// It answered something that makes no sense.
     #[error("the server's answer cannot be understood: {0}")]
     Odd(String),
@@ -120,16 +124,26 @@ impl From<tokio_postgres::Error> for LookError {
             };
         }
         let cause = std::error::Error::source(&error);
-        let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        match io.map(std::io::Error::kind) {
-            // No socket yet, or no more.
-            Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
-                Self::NotYet
-            }
-            Some(_) | None => {
-                let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
-                Self::Refused(format!("{error}{cause}"))
-            }
+        if let Some(io) = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>()) {
+            return Self::of_link(io);
+        }
+        if error.is_closed() {
+            return Self::Broken(error.to_string());
+        }
+        let cause = cause.map_or_else(String::new, |cause| format!(" ({cause})"));
+        Self::Refused(format!("{error}{cause}"))
+    }
+}
+
+impl LookError {
+    /// What happened to the socket.
+    pub(super) fn of_link(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        // No socket yet, or no more.
+        if matches!(error.kind(), NotFound | ConnectionRefused) {
+            Self::NotYet
+        } else {
+            Self::Broken(error.to_string())
         }
     }
 }
@@ -172,4 +186,33 @@ pub(super) fn literal(text: &str) -> String {
 /// A name as SQL writes it.
 pub(super) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_ends_while_one_connects_has_refused_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door { socket_dir: dir.path().to_owned(), port: 5432, user: "dba".to_owned() };
+        let not_yet = door.open("postgres", "").await;
+        assert!(matches!(not_yet, Err(LookError::NotYet)), "{:?}", not_yet.err());
+
+        let socket = tokio::net::UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        // Without a word: what it has not read resets the connection, what it has read ends it.
+        for reads in [false, true] {
+            let ends = async {
+                let (mut stream, _) = socket.accept().await.unwrap();
+                if reads {
+                    let startup = stream.read(&mut [0; 1024]).await.unwrap();
+                    assert!(startup > 0);
+                }
+            };
+            let (opened, ()) = tokio::join!(door.open("postgres", ""), ends);
+            assert!(matches!(opened, Err(LookError::Broken(_))), "{reads}: {:?}", opened.err());
+        }
+    }
 }

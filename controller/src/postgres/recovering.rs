@@ -144,7 +144,7 @@ pub(super) async fn recovered(
                     MakingError::Server(said)
                 });
             }
-            Err(LookError::NotYet | LookError::Silent) => (),
+            Err(LookError::NotYet | LookError::Silent | LookError::Broken(_)) => (),
             Err(LookError::Refused(said)) => {
                 return Err(MakingError::Server(format!(
                     "{said}; the controllers need the superuser that credentials.json names, and \

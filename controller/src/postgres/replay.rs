@@ -86,7 +86,7 @@ impl ReplayProbe {
                 // would be answered by nobody, and end at the deadline: the socket is trusted.
             }
             if self.stream.read_buf(&mut self.received).await.map_err(broken)? == 0 {
-                return Err(LookError::Refused("it closed the connection".to_owned()));
+                return Err(LookError::Broken("it closed the connection".to_owned()));
             }
         }
     }
@@ -99,9 +99,5 @@ fn words_of(body: &ErrorResponseBody) -> String {
 }
 
 fn broken(error: io::Error) -> LookError {
-    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
-        LookError::NotYet
-    } else {
-        LookError::Refused(error.to_string())
-    }
+    LookError::of_link(&error)
 }

@@ -322,6 +322,7 @@ impl Supervisor {
                     LookError::Overridden(_) | LookError::NotYet => (),
                     LookError::Silent
                     | LookError::Refused(_)
+                    | LookError::Broken(_)
                     | LookError::Odd(_)
                     | LookError::DataDir(_)
                     | LookError::File { .. } => running.disconnect(),
