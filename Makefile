@@ -29,24 +29,27 @@ test:
 	else \
 		echo 'cargo test --workspace'; cargo test --workspace; \
 	fi
-	cargo run --release --package dugong-simulator -- --runs 20000
-	cargo run --release --package dugong-model
-	cargo run --release --package dugong-model -- --prove
-	cargo run --release --package dugong-bench -- counts
+	cargo build --release --bins
+	target/release/simulate --runs 20000
+	target/release/modelcheck
+	target/release/modelcheck --prove
+	target/release/dugong-bench counts --proxy target/release/dugong-proxy
 
 simulate:
-	cargo run --release --package dugong-simulator -- --runs 100000000 --first-seed $$(date +%s)000
+	cargo build --release --bins
+	target/release/simulate --runs 100000000 --first-seed $$(date +%s)000
 
 model:
-	cargo run --release --package dugong-model -- --faults 2 --grain swift --one-by-one
-	cargo run --release --package dugong-model -- --instances 4 --faults 2 --grain swift --minutes 30
+	cargo build --release --bins
+	target/release/modelcheck --faults 2 --grain swift --one-by-one
+	target/release/modelcheck --instances 4 --faults 2 --grain swift --minutes 30
 
 SECONDS_RUN ?= 180
 
 partition:
 	@.ci/install test
 	cargo build --release --bins
-	cargo run --release --package dugong-lab -- partition --seconds $(SECONDS_RUN) $(if $(SEED),--seed $(SEED))
+	target/release/lab partition --seconds $(SECONDS_RUN) $(if $(SEED),--seed $(SEED))
 
 build:
 	cargo build --release --bins
@@ -59,6 +62,6 @@ lint:
 bench:
 	@.ci/install bench
 	cargo build --release --bins
-	cargo run --release -p dugong-bench -- failover
-	cargo run --release -p dugong-bench -- switchover
-	cargo run --release -p dugong-bench -- proxies
+	target/release/dugong-bench failover
+	target/release/dugong-bench switchover
+	target/release/dugong-bench proxies

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The codes of the startup packet that ask for encryption.
 const ENCRYPTION: [u32; 2] = [80_877_103, 80_877_104];
@@ -23,6 +23,9 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Rows of one answer at most.
 const ROWS_MAX: usize = 100_000;
 
+/// Connections that may wait to be accepted, as far as the kernel lets them: a crowd comes at once.
+const BACKLOG: u32 = 65_535;
+
 /// What the process is told.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -32,7 +35,10 @@ pub(crate) struct Options {
 
 /// Answers until the process is ended.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(options.listen).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(options.listen)?;
+    let listener = socket.listen(BACKLOG)?;
     loop {
         let (client, _) = listener.accept().await?;
         tokio::spawn(async move {

@@ -179,8 +179,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     if options.wants(FAILOVER) {
-        for contender in field.iter().copied().filter(|contender| contender.follows_topologies()) {
-            eprintln!("a failover with a crowd through {contender}");
+        for contender in field.iter().copied().filter(|contender| contender.has_failovers()) {
+            eprintln!("a failover with a crowd: {contender}");
             let crowd = crowd::measure(contender, &stage).await;
             let crowd = results.or_failure(crowd);
             results.crowds.extend(crowd);

@@ -121,7 +121,13 @@ async fn attempt(
     // A server that accepts and then says nothing costs the client's budget, not for ever. Even a
     // client that may not wait at all gets one try.
     let deadline = budget.deadline().max(Instant::now() + limit);
-    let dialing = dial::open(shared, &target.address, startup, shown);
+    let dialing = async {
+        let _turn = match target.seat {
+            Seat::Primary => Some(shared.gate.turn().await),
+            Seat::Standby => None,
+        };
+        dial::open(shared, &target.address, startup, shown).await
+    };
     let dialing = timeout_at(deadline, dialing);
     // A try that loses is dropped with its connection.
     let result = tokio::select! {

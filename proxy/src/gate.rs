@@ -1,21 +1,33 @@
-//! Held clients: how many may wait, and for how long each did.
+//! Held clients: how many may wait, for how long each did, and how many go on at once.
 //!
 //! **Invariant:** never more than `max_held` clients wait; the next one is refused at once. A place
 //! is free again as soon as its [`Held`] is dropped, whichever way the wait ended.
+//!
+//! **Invariant:** never more than [`TURNS`] clients are on their way to the primary: when a cluster
+//! opens again, thousands are let go at the same moment.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
 use crate::error::SessionError;
 use crate::listener::Listener;
 use crate::metrics::{Gauges, HeldGuard};
 
-/// The places for clients that wait.
+/// Clients that connect to the primary at the same time, until it has said its first word.
+///
+/// Its system keeps so many connections that it has not accepted yet, and drops the rest, who are heard
+/// a second later: twice its `max_connections`, which is 100 by default.
+///
+/// Source: PostgreSQL's `StreamServerPort`.
+const TURNS: usize = 128;
+
+/// The places for clients that wait, and the turns of those who go on.
 pub struct Gate {
     places: Arc<Semaphore>,
+    turns: Semaphore,
     max_held: u32,
     gauges: Arc<Gauges>,
 }
@@ -31,7 +43,13 @@ impl Gate {
     pub fn new(max_held: u32, gauges: Arc<Gauges>) -> Self {
         let places = usize::try_from(max_held).unwrap_or(usize::MAX);
         let places = places.min(Semaphore::MAX_PERMITS);
-        Self { places: Arc::new(Semaphore::new(places)), max_held, gauges }
+        let places = Arc::new(Semaphore::new(places));
+        Self { places, turns: Semaphore::new(TURNS), max_held, gauges }
+    }
+
+    /// Waits for a turn to connect to the primary; others have theirs when it is dropped.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("nobody closes it")
     }
 
     /// Takes a place.
@@ -81,6 +99,9 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use tokio::task::unconstrained;
+
     use super::*;
 
     #[test]
@@ -94,5 +115,18 @@ mod tests {
         drop(first);
         assert_eq!(gauges.held_now(Listener::Write), 0);
         assert!(gate.hold(Listener::Write).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_has_no_turn_waits_for_one() {
+        let gate = Gate::new(1, Arc::default());
+        let mut turns = Vec::new();
+        for _ in 0..TURNS {
+            turns.push(gate.turn().await);
+        }
+        let at_once = || unconstrained(gate.turn()).now_or_never();
+        assert!(at_once().is_none());
+        turns.pop();
+        assert!(at_once().is_some());
     }
 }

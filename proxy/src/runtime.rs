@@ -33,6 +33,7 @@ use crate::replicas::Replicas;
 use crate::service;
 use crate::session::farewell;
 use crate::shutdown::{Shutdown, Signals, Stage};
+use crate::socket;
 use crate::tls::clients::{ClientTlsError, Front};
 use crate::tls::servers::{Back, ServerTlsError};
 use crate::watch::access::{Access, AccessError};
@@ -134,7 +135,7 @@ struct Sockets {
 /// It could not start.
 pub async fn run(config: Config) -> Result<Finished, RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
-    let sockets = Sockets::bind(&config).await?;
+    let sockets = Sockets::bind(&config)?;
     let addresses = sockets.addresses()?;
     let prometheus = metrics::install()?;
     let (stage, shutdown) = Shutdown::new();
@@ -308,10 +309,10 @@ async fn upkeep(prometheus: PrometheusHandle) {
 }
 
 impl Sockets {
-    async fn bind(config: &Config) -> Result<Self, RunError> {
-        let bind = async |port, flag| {
+    fn bind(config: &Config) -> Result<Self, RunError> {
+        let bind = |port, flag| {
             let address = SocketAddr::new(config.listen, port);
-            TcpListener::bind(address).await.map_err(|source| {
+            socket::listen(address).map_err(|source| {
                 if source.kind() == io::ErrorKind::AddrInUse {
                     RunError::PortInUse { address, flag }
                 } else {
@@ -320,9 +321,9 @@ impl Sockets {
             })
         };
         Ok(Self {
-            write: bind(config.write_port, "write-port").await?,
-            read: bind(config.read_port, "read-port").await?,
-            http: bind(config.http_port, "http-port").await?,
+            write: bind(config.write_port, "write-port")?,
+            read: bind(config.read_port, "read-port")?,
+            http: bind(config.http_port, "http-port")?,
         })
     }
 

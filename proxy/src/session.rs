@@ -41,16 +41,11 @@ use crate::session::farewell::{FAREWELL, dismiss, say};
 use crate::session::follower::Follower;
 use crate::session::tracker::Tracker;
 use crate::shutdown::Stage;
-use crate::socket;
 use crate::stream::Stream;
 
 /// Serves one client, or makes it one of the crew's.
 pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
     let place = shared.gauges.open(listener);
-    if let Err(error) = socket::prepare(&client) {
-        tracing::debug!(%error, "a client was gone at once");
-        return;
-    }
     match shared.config.mode {
         Mode::Session => serve_session(client, listener, place, shared).await,
         Mode::Tcp => connect_through(client, listener, place, &shared).await,

@@ -23,7 +23,8 @@ pub fn built() -> &'static PathBuf {
             .to_owned();
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins"]);
-        cargo.args(["-p", "dugong-controller", "-p", "dugong-proxy"]);
+        // All of them: with fewer packages their libraries have other features, and are built again.
+        cargo.arg("--workspace");
         if directory.ends_with("release") {
             cargo.arg("--release");
         }

@@ -96,9 +96,9 @@ impl Contender {
         all
     }
 
-    /// Whether it knows of clusters.
-    pub(crate) fn follows_topologies(self) -> bool {
-        matches!(self, Self::Dugong { mode: Mode::Session, .. })
+    /// Whether a failover is measured of it: it knows of clusters, or nobody needs to.
+    pub(crate) fn has_failovers(self) -> bool {
+        matches!(self, Self::Direct | Self::Dugong { mode: Mode::Session, .. })
     }
 
     /// None for `Direct`.

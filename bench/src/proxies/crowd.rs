@@ -5,7 +5,8 @@
 //! how long a cluster needs is another measurement (`dugong-bench failover`). The primary is
 //! killed, and a moment later another one is published. Whoever is told connects again at once, and
 //! is held until then. The clients share the cores with the proxy, so part of what is measured is
-//! their own.
+//! their own: how much, `direct` shows, where the same clients are at the servers themselves, notice
+//! by themselves that theirs is gone, and are told where the next one is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,7 +59,7 @@ pub(crate) struct Crowd {
     pub(crate) read_during: Duration,
 }
 
-/// One failover through our proxy.
+/// One failover through our proxy, or without any.
 pub(crate) async fn measure(contender: Contender, stage: &Stage) -> anyhow::Result<Crowd> {
     let greeter = || Greeter::start(&stage.folder);
     let (mut old, new, replica) = (greeter()?, greeter()?, greeter()?);
@@ -67,8 +68,13 @@ pub(crate) async fn measure(contender: Contender, stage: &Stage) -> anyhow::Resu
     let url = format!("http://{}", controller.local_addr()?);
     let publisher = tokio::spawn(publish(controller, topologies));
 
-    let [write, read] = [(); 2].map(|()| free_port());
-    let running = stage.start_for_cluster(contender, &url, write, read)?;
+    let direct = contender == Contender::Direct;
+    let [write, read] =
+        if direct { [old.port, replica.port] } else { [(); 2].map(|()| free_port()) };
+    let start = || stage.start_for_cluster(contender, &url, write, read);
+    let running = if direct { None } else { Some(start()?) };
+    // Where a client goes next; none: it does not know yet.
+    let (leads, led) = watch::channel((!direct).then_some(write));
     let clients = CLIENTS.min(stage.connections - 50);
     let over = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..READERS).map(|_| Reader::start(read, &over)).collect();
@@ -76,7 +82,7 @@ pub(crate) async fn measure(contender: Contender, stage: &Stage) -> anyhow::Resu
     for number in 0..clients {
         let socket = timeout(LIMIT, login(write)).await?;
         let socket = socket.with_context(|| format!("client {number}"))?;
-        crowd.spawn(live_through(socket, write));
+        crowd.spawn(live_through(socket, led.clone()));
     }
     let quiet = Instant::now();
     sleep(QUIET).await;
@@ -85,6 +91,9 @@ pub(crate) async fn measure(contender: Contender, stage: &Stage) -> anyhow::Resu
     sleep(VACANT).await;
     let named = Instant::now();
     published.send_replace(topology(2, new.port, replica.port)?);
+    if direct {
+        leads.send_replace(Some(new.port));
+    }
     let lived = timeout(LIMIT, crowd.join_all()).await.context("not all have moved")?;
     let all_moved = Instant::now();
     over.store(true, Ordering::Relaxed);
@@ -156,14 +165,18 @@ struct Lived {
 }
 
 /// Waits for the end of a session, and comes back.
-async fn live_through(mut socket: TcpStream, port: u16) -> anyhow::Result<Lived> {
+async fn live_through(
+    mut socket: TcpStream,
+    mut led: watch::Receiver<Option<u16>>,
+) -> anyhow::Result<Lived> {
     let mut words = Vec::new();
     // A reset tells nothing but the end, either.
     let _ = socket.read_to_end(&mut words).await;
     let left = Instant::now();
     let told = words.windows(5).any(|word| word == b"57P01");
     drop(socket);
-    let _socket = login(port).await.context("coming back")?;
+    let port = *led.wait_for(Option::is_some).await?;
+    let _socket = login(port.context("nowhere to go")?).await.context("coming back")?;
     Ok(Lived { left, told, back: Instant::now() })
 }
 

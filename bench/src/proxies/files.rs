@@ -121,6 +121,7 @@ impl Run<'_> {
         let idle = self.results.idle.iter().map(|idle| {
             json!({
                 "contender": idle.contender.to_string(),
+                "clients": idle.towards_clients.name(),
                 "connections": idle.connections,
                 "bytes": idle.bytes,
                 "descriptors": idle.descriptors,
@@ -171,10 +172,11 @@ const PICTURES: &[(&str, &str, Figure)] = &[
 ];
 
 fn goals(goals: &[Goal]) -> String {
-    let head = ["", "goal", "measured", ""].map(str::to_owned);
+    let head = ["", "goal", "measured", "the best floor's", ""].map(str::to_owned);
     let lines = goals.iter().map(|goal| {
         let (what, wanted) = (goal.what.clone(), goal.wanted.clone());
-        [what, wanted, goal.measured.clone(), goal.verdict.word().to_owned()]
+        let (measured, floor) = (goal.measured.clone(), goal.floor.clone());
+        [what, wanted, measured, floor, goal.verdict.word().to_owned()]
     });
     tables::table(&std::iter::once(head).chain(lines).collect::<Vec<_>>())
 }

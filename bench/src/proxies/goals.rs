@@ -3,7 +3,8 @@
 //! Ratios are taken within each round; the verdict is about their median.
 
 use crate::proxies::contenders::{Build, Contender, Mode, Pooling, Splice};
-use crate::proxies::idle::Idle;
+use crate::proxies::crowd::Crowd;
+use crate::proxies::idle::Towards;
 use crate::proxies::measure::Measured;
 use crate::proxies::results::{Results, Spread};
 use crate::relay::Engine;
@@ -14,6 +15,8 @@ pub(crate) struct Goal {
     /// At most, or at least, in words.
     pub(crate) wanted: String,
     pub(crate) measured: String,
+    /// The same figure of the best floor, or of nobody in between.
+    pub(crate) floor: String,
     pub(crate) verdict: Verdict,
 }
 
@@ -43,6 +46,12 @@ const HAPROXY: [Contender; 4] = [
 ];
 const PGBOUNCER: [Contender; 1] = [Contender::Pgbouncer(Pooling::Session)];
 const FLOOR: [Contender; 1] = [Contender::Floor { engine: Engine::Uring, threads: 1 }];
+const FLOORS: [Contender; 4] = [
+    Contender::Floor { engine: Engine::Epoll, threads: 1 },
+    Contender::Floor { engine: Engine::Epoll, threads: 2 },
+    Contender::Floor { engine: Engine::Uring, threads: 1 },
+    Contender::Floor { engine: Engine::Uring, threads: 2 },
+];
 
 /// What is ours: what the proxy chooses by itself where it may choose.
 const OURS: [Contender; 2] = [
@@ -63,16 +72,19 @@ pub(crate) fn judge(results: &Results) -> Vec<Goal> {
     }
     let peers = [&HAPROXY[..], &PGBOUNCER].concat();
     for workload in ["select-1", "select-8", "select-32", "select-256"] {
-        let ratio = compare(results, workload, &peers, Better::Higher, |one| Some(one.rate));
+        let ratio = |who: &[Contender]| {
+            compare(results, workload, [who, &peers], Better::Higher, |one| Some(one.rate))
+        };
         let what = format!("throughput of {workload} ÷ the best peer");
-        goals.push(Goal::at_least(what, ratio, 1.0));
+        goals.push(Goal::at_least(what, ratio(&OURS), 1.0).beside(ratio(&FLOORS)));
     }
     goals.push(tail_latency(results));
     for workload in ["copy-out", "copy-out-narrow"] {
         let what = format!("processor time of {workload} ÷ HAProxy");
         goals.push(cheaper(results, workload, what, &HAPROXY, 0.5));
     }
-    goals.push(memory(results));
+    goals.push(memory(results, Towards::InClear, 1024.0));
+    goals.push(memory(results, Towards::Tls, 12.0 * 1024.0));
     let what = "processor time of connect-8 ÷ HAProxy".to_owned();
     goals.push(cheaper(results, "connect-8", what, &HAPROXY, 0.7));
     for (contenders, name, most) in
@@ -87,29 +99,49 @@ pub(crate) fn judge(results: &Results) -> Vec<Goal> {
         let what = format!("system calls per query of select-32, {name}");
         goals.push(Goal::at_most(what, of("select-32"), most));
     }
-    let ours = results.crowds.iter().find(|crowd| OURS.contains(&crowd.contender));
-    for (what, most, time) in [
-        ("are told by, ms", 1000.0, ours.map(|crowd| crowd.told)),
-        ("are at the new primary by, ms", 1000.0, ours.map(|crowd| crowd.moved)),
-        ("let the longest read take, ms", 50.0, ours.map(|crowd| crowd.read_during)),
-    ] {
-        let millis = time.map(|time| time.as_secs_f64() * 1e3);
-        let what =
-            format!("a failover: {} clients {what}", ours.map_or(5000, |crowd| crowd.clients));
-        goals.push(Goal::at_most(what, Spread::of(millis), most));
-    }
+    goals.extend(failover(results));
     goals
+}
+
+/// What a crowd felt; without a proxy, too, which is where the clients' own part ends.
+fn failover(results: &Results) -> impl Iterator<Item = Goal> {
+    let of = |contenders: &[Contender]| {
+        results.crowds.iter().find(|crowd| contenders.contains(&crowd.contender))
+    };
+    let (ours, direct) = (of(&OURS), of(&[Contender::Direct]));
+    let clients = ours.map_or(5000, |crowd| crowd.clients);
+    let figures = |crowd: &Crowd| [crowd.told, crowd.moved, crowd.read_during];
+    let goals = [
+        ("are told by", 1000.0),
+        ("are at the new primary by", 1000.0),
+        ("let the longest read take", 50.0),
+    ];
+    goals.into_iter().enumerate().map(move |(index, (what, most))| {
+        let millis = |crowd: &Crowd| figures(crowd)[index].as_secs_f64() * 1e3;
+        let what = format!("a failover: {clients} clients {what}, ms");
+        let floor = Spread::of(direct.map(millis));
+        Goal::at_most(what, Spread::of(ours.map(millis)), most).beside(floor)
+    })
 }
 
 impl Goal {
     fn at_most(what: String, measured: Option<Spread>, most: f64) -> Self {
         let verdict = verdict(measured, |median| median <= most);
-        Self { what, wanted: format!("at most {most:.2}"), measured: words(measured), verdict }
+        Self::new(what, format!("at most {most:.2}"), words(measured), verdict)
     }
 
     fn at_least(what: String, measured: Option<Spread>, least: f64) -> Self {
         let verdict = verdict(measured, |median| median >= least);
-        Self { what, wanted: format!("at least {least:.2}"), measured: words(measured), verdict }
+        Self::new(what, format!("at least {least:.2}"), words(measured), verdict)
+    }
+
+    fn new(what: String, wanted: String, measured: String, verdict: Verdict) -> Self {
+        Self { what, wanted, measured, floor: String::new(), verdict }
+    }
+
+    /// With the figure of a floor.
+    fn beside(self, floor: Option<Spread>) -> Self {
+        Self { floor: words(floor), ..self }
     }
 }
 
@@ -134,8 +166,10 @@ fn cheaper(
     others: &[Contender],
     most: f64,
 ) -> Goal {
-    let ratio = compare(results, workload, others, Better::Lower, |one| one.processor_us);
-    Goal::at_most(what, ratio, most)
+    let ratio = |who: &[Contender]| {
+        compare(results, workload, [who, others], Better::Lower, |one| one.processor_us)
+    };
+    Goal::at_most(what, ratio(&OURS), most).beside(ratio(&FLOORS))
 }
 
 /// Which way round a figure is good.
@@ -145,11 +179,11 @@ enum Better {
     Higher,
 }
 
-/// Ours, over whoever of the others was best in the same round.
+/// The best of the first, over the best of the others in the same round.
 fn compare(
     results: &Results,
     workload: &str,
-    others: &[Contender],
+    [ours, others]: [&[Contender]; 2],
     better: Better,
     figure: impl Fn(&Measured) -> Option<f64>,
 ) -> Option<Spread> {
@@ -165,7 +199,7 @@ fn compare(
     };
     let rounds = results.samples.iter().map(|sample| sample.round).max()? + 1;
     Spread::of(
-        (0..rounds).filter_map(|round| Some(of_round(round, &OURS)? / of_round(round, others)?)),
+        (0..rounds).filter_map(|round| Some(of_round(round, ours)? / of_round(round, others)?)),
     )
 }
 
@@ -174,9 +208,9 @@ fn tail_latency(results: &Results) -> Goal {
     let mut workloads: Vec<_> = results.samples.iter().map(|sample| sample.workload).collect();
     workloads.dedup();
     let mut worst: Option<(&str, Spread)> = None;
+    let p99 = |one: &Measured| one.latency.map(|latency| latency.p99);
     for workload in workloads {
-        let p99 = |one: &Measured| one.latency.map(|latency| latency.p99);
-        let ratio = compare(results, workload, &HAPROXY, Better::Lower, p99);
+        let ratio = compare(results, workload, [&OURS, &HAPROXY], Better::Lower, p99);
         if let Some(ratio) = ratio
             && worst.is_none_or(|(_, worst)| ratio.median > worst.median)
         {
@@ -187,22 +221,23 @@ fn tail_latency(results: &Results) -> Goal {
     let mut goal = Goal::at_most(what, worst.map(|(_, ratio)| ratio), 1.0);
     if let Some((workload, _)) = worst {
         goal.measured = format!("{} in {workload}", goal.measured);
+        goal = goal.beside(compare(results, workload, [&FLOORS, &HAPROXY], Better::Lower, p99));
     }
     goal
 }
 
-fn memory(results: &Results) -> Goal {
-    let most = |one: &&Idle| one.connections;
-    let largest =
-        results.idle.iter().filter(|idle| OURS.contains(&idle.contender)).max_by_key(most);
+/// Of the largest crowd.
+fn memory(results: &Results, towards: Towards, most: f64) -> Goal {
+    let ours = results
+        .idle
+        .iter()
+        .filter(|idle| OURS.contains(&idle.contender) && idle.towards_clients == towards);
+    let largest = ours.max_by_key(|idle| idle.connections);
     let bytes =
         largest.map(|idle| Spread { least: idle.bytes, median: idle.bytes, most: idle.bytes });
     let count = largest.map_or(10_000, |idle| idle.connections);
-    let what = format!("resident bytes per idle connection at {count}");
-    Goal {
-        what,
-        wanted: "at most 1024".to_owned(),
-        measured: bytes.map_or_else(String::new, |bytes| format!("{:.0}", bytes.median)),
-        verdict: verdict(bytes, |median| median <= 1024.0),
-    }
+    let what = format!("resident bytes per idle connection, {}, at {count}", towards.name());
+    let measured = bytes.map_or_else(String::new, |bytes| format!("{:.0}", bytes.median));
+    let verdict = verdict(bytes, |median| median <= most);
+    Goal::new(what, format!("at most {most:.0}"), measured, verdict)
 }

@@ -4,7 +4,6 @@
 //! need a process for each connection. Each contender is started anew, so that what it has kept
 //! from other workloads is not counted, or hidden.
 
-use std::net::TcpStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,9 +12,10 @@ use anyhow::Context;
 use dugong_tests::free_port;
 
 use crate::account::{self, Account};
-use crate::proxies::contenders::{Contender, Pooling, Splice, Stage};
+use crate::proxies::contenders::{Contender, Mode, Pooling, Splice, Stage};
 use crate::proxies::process::Process;
-use crate::proxies::wire::{self, Client};
+use crate::proxies::wire::{self, Client, Wire};
+use crate::relay::Engine;
 
 /// How many connections there are, as far as descriptors allow.
 const CROWDS: [u64; 2] = [1_000, 10_000];
@@ -30,11 +30,28 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Idle {
     pub(crate) contender: Contender,
+    pub(crate) towards_clients: Towards,
     pub(crate) connections: u64,
     /// Resident bytes for each connection, above those without any.
     pub(crate) bytes: f64,
     /// Descriptors for each connection.
     pub(crate) descriptors: f64,
+}
+
+/// How clients are spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Towards {
+    InClear,
+    Tls,
+}
+
+impl Towards {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::InClear => "in clear",
+            Self::Tls => "TLS",
+        }
+    }
 }
 
 /// A server that only greets.
@@ -66,30 +83,57 @@ pub(crate) fn takes(contender: Contender) -> bool {
     }
 }
 
-/// Connects crowds through `contender`, one on top of the other.
+/// Who speaks TLS with a crowd: one engine is enough, since what is encrypted is moved by neither.
+fn speaks_tls(contender: Contender) -> bool {
+    match contender {
+        Contender::Pgbouncer(Pooling::Session) => true,
+        Contender::Dugong { mode: Mode::Session, engine, .. } => engine != Some(Engine::Epoll),
+        Contender::Direct
+        | Contender::Floor { .. }
+        | Contender::Haproxy { .. }
+        | Contender::Pgbouncer(Pooling::Transaction)
+        | Contender::Dugong { mode: Mode::Tcp, .. } => false,
+    }
+}
+
+/// Connects crowds through `contender`, one on top of the other; in clear, then those with TLS.
 pub(crate) fn measure(contender: Contender, stage: &Stage) -> anyhow::Result<Vec<Idle>> {
+    let mut found = gather(contender, Towards::InClear, stage)?;
+    if speaks_tls(contender) {
+        found.extend(gather(contender, Towards::Tls, stage)?);
+    }
+    Ok(found)
+}
+
+fn gather(contender: Contender, towards: Towards, stage: &Stage) -> anyhow::Result<Vec<Idle>> {
     let greeter = Greeter::start(&stage.folder)?;
     let running = stage.start(contender, greeter.port)?;
     let process = running.process.as_ref().context("nobody to look at")?;
+    let tls = stage.certificate.believed()?;
     let before = settled_bytes(process)?;
     let descriptors_before = process.descriptors()?;
-    let mut crowd: Vec<TcpStream> = Vec::new();
+    let mut crowd: Vec<Box<dyn Wire>> = Vec::new();
     let mut found = Vec::new();
     for wanted in CROWDS.map(|crowd| crowd.min(stage.connections - 50)) {
         while (crowd.len() as u64) < wanted {
             let number = crowd.len();
+            let client = match towards {
+                Towards::InClear => Client::connect(running.port),
+                Towards::Tls => Client::connect_encrypted(running.port, &tls),
+            };
             // One query each: before that, PgBouncer has no server connection for it.
-            let client = Client::connect(running.port).and_then(|mut client| {
+            let client = client.and_then(|mut client| {
                 client.query("select 1")?;
                 Ok(client)
             });
             let client = client.with_context(|| format!("{contender}, connection {number}"))?;
-            crowd.push(client.into_socket());
+            crowd.push(client.into_wire());
         }
         let bytes = settled_bytes(process)?.saturating_sub(before);
         let descriptors = process.descriptors()? - descriptors_before;
         found.push(Idle {
             contender,
+            towards_clients: towards,
             connections: wanted,
             bytes: each(bytes, wanted),
             descriptors: each(descriptors as u64, wanted),

@@ -37,16 +37,17 @@ pub(crate) fn of_workload(workload: &Workload, rows: &[Row]) -> String {
 
 /// Memory and descriptors; none of none.
 pub(crate) fn of_idle(idle: &[Idle]) -> Option<String> {
-    let head = ["", "connections", "resident bytes each", "descriptors each"].map(str::to_owned);
+    let head = ["", "clients", "connections", "resident bytes each", "descriptors each"];
     let lines = idle.iter().map(|idle| {
         [
             idle.contender.to_string(),
+            idle.towards_clients.name().to_owned(),
             idle.connections.to_string(),
             format!("{:.0}", idle.bytes),
             format!("{:.2}", idle.descriptors),
         ]
     });
-    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    let lines: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(lines).collect();
     (lines.len() > 1).then(|| table(&lines))
 }
 

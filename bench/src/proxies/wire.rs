@@ -7,9 +7,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::certificate::NAME;
 
 /// The longest that anything may take to answer.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,9 +21,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Protocol 3.0, for the user and the database `postgres`.
 pub(crate) const STARTUP: &[u8] = b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0";
 
+/// What bytes come by and go by.
+pub(crate) trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
+
+/// Asks for encryption.
+const TLS_REQUEST: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
+
 /// One connection, logged in.
 pub(crate) struct Client {
-    socket: TcpStream,
+    socket: Box<dyn Wire>,
     buffer: Vec<u8>,
     /// The part of the buffer that was read and not looked at.
     from: usize,
@@ -37,10 +49,24 @@ pub(crate) struct Message {
 impl Client {
     /// Connects and logs in.
     pub(crate) fn connect(port: u16) -> io::Result<Self> {
-        let socket = TcpStream::connect(("127.0.0.1", port))?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(LIMIT))?;
-        socket.set_write_timeout(Some(LIMIT))?;
+        Self::log_in(Box::new(connection(port)?))
+    }
+
+    /// Connects, encrypts, and logs in.
+    pub(crate) fn connect_encrypted(port: u16, tls: &Arc<ClientConfig>) -> io::Result<Self> {
+        let mut socket = connection(port)?;
+        socket.write_all(TLS_REQUEST)?;
+        let mut answer = [0];
+        socket.read_exact(&mut answer)?;
+        if answer != *b"S" {
+            return Err(io::Error::other("no TLS is offered"));
+        }
+        let name = NAME.try_into().map_err(io::Error::other)?;
+        let session = ClientConnection::new(Arc::clone(tls), name).map_err(io::Error::other)?;
+        Self::log_in(Box::new(StreamOwned::new(session, socket)))
+    }
+
+    fn log_in(socket: Box<dyn Wire>) -> io::Result<Self> {
         let mut client = Self { socket, buffer: vec![0; 64 << 10], from: 0, to: 0 };
         client.socket.write_all(STARTUP)?;
         client.until_ready()?;
@@ -48,7 +74,7 @@ impl Client {
     }
 
     /// Only the connection, for one that says nothing any more.
-    pub(crate) fn into_socket(self) -> TcpStream {
+    pub(crate) fn into_wire(self) -> Box<dyn Wire> {
         self.socket
     }
 
@@ -116,6 +142,14 @@ impl Client {
         self.to += length;
         Ok(())
     }
+}
+
+fn connection(port: u16) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_write_timeout(Some(LIMIT))?;
+    Ok(socket)
 }
 
 /// Waits until a server, or what leads to one, answers a query.

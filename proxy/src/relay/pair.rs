@@ -157,6 +157,11 @@ impl Pair {
         matches!(self.ways[to.other().index()].source, Source::Over)
     }
 
+    /// Whether a side has ended, and what follows from that is still to come.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ways.iter().any(|way| matches!(way.source, Source::Ended | Source::Failed(_)))
+    }
+
     /// The side said its last byte, or its connection broke.
     pub(super) fn ended(&mut self, side: Side, error: Option<io::Error>) {
         let way = self.from(side);

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinSet, yield_now};
@@ -34,31 +35,52 @@ pub async fn run(mut parted: UnboundedReceiver<Parted>) {
         // What loses stays in its queue.
         tokio::select! {
             biased;
-            Some(ended) = telling.join_next() => if let Err(error) = ended {
-                metrics::count(metrics::PANICS);
-                tracing::error!(%error, "a last word ended in a panic, which is a bug of the proxy");
-            },
             Some(parted) = parted.recv() => {
-                telling.spawn(part(parted));
+                telling.spawn(tell(Words::begin(parted)));
                 begun = begun.wrapping_add(1);
                 if begun.is_multiple_of(BURST) {
                     yield_now().await;
                 }
             }
+            Some(ended) = telling.join_next() => if let Err(error) = ended {
+                metrics::count(metrics::PANICS);
+                tracing::error!(%error, "a last word ended in a panic, which is a bug of the proxy");
+            },
         }
     }
 }
 
-/// Says what the server said last, and then why the session ends.
-async fn part(parted: Parted) {
-    let Parted { client, unsent, why, target, listener, open: _open } = parted;
-    let why = match last_bytes(client, &unsent).await {
-        Ok(client) => {
-            if let Some(answer) = why.answer() {
-                dismiss(client, &answer).await;
-            }
-            why
+/// What a client is still to be told.
+struct Words {
+    parted: Parted,
+    /// What the server said last, then why the session ends.
+    all: Vec<u8>,
+    told: usize,
+}
+
+impl Words {
+    /// Says what the client's socket takes at once, which is nearly always all of it.
+    ///
+    /// Before anybody's task has its turn: nobody shall wait for the others' closing.
+    fn begin(mut parted: Parted) -> Self {
+        let mut all = std::mem::take(&mut parted.unsent);
+        all.extend(parted.why.answer().map(|answer| answer.encode()).unwrap_or_default());
+        // Whatever goes wrong is met again by the task.
+        let told = send(&parted.client, &all, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let told = told.unwrap_or_default();
+        if told == all.len() {
+            let _ = shutdown(&parted.client, Shutdown::Write);
         }
+        Self { parted, all, told }
+    }
+}
+
+/// Says the rest, and waits until the client has read it.
+async fn tell(words: Words) {
+    let Words { parted, all, told } = words;
+    let Parted { client, why, target, listener, open: _open, .. } = parted;
+    let why = match conclude(client, &all[told..]).await {
+        Ok(()) => why,
         Err(Some(error)) => SessionError::Client(error),
         Err(None) => SessionError::Interrupted { why: Box::new(why) },
     };
@@ -66,13 +88,18 @@ async fn part(parted: Parted) {
     metrics::count_reason(metrics::ENDED, listener, why.reason());
 }
 
-/// Sends what the server said last. Fails without an error where the client does not take it in time.
-async fn last_bytes(client: OwnedFd, unsent: &[u8]) -> Result<Stream, Option<io::Error>> {
-    let mut client = Stream::Plain(TcpStream::from_std(client.into())?);
-    match timeout(FAREWELL, say(&mut client, unsent)).await {
-        Ok(result) => Ok(result.map(|()| client)?),
-        Err(_) => Err(None),
+/// Says the rest and closes. Fails without an error where the client does not take it in time.
+async fn conclude(client: OwnedFd, rest: &[u8]) -> Result<(), Option<io::Error>> {
+    let mut client = TcpStream::from_std(client.into())?;
+    if !rest.is_empty() {
+        let saying = async {
+            client.write_all(rest).await?;
+            client.shutdown().await
+        };
+        timeout(FAREWELL, saying).await.map_err(|_| None)??;
     }
+    linger(&mut client).await;
+    Ok(())
 }
 
 /// Writes all of it, and out.
@@ -94,7 +121,11 @@ pub async fn dismiss(mut client: Stream, answer: &Answer) {
     if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
         return;
     }
-    // Closing while bytes are unread resets the connection, and the client would lose the message.
+    linger(&mut client).await;
+}
+
+/// Closing while bytes are unread resets the connection, and the client would lose the message.
+async fn linger(client: &mut (impl AsyncRead + Unpin)) {
     let mut bin = [0; 1024];
     let emptying = async { while matches!(client.read(&mut bin).await, Ok(1..)) {} };
     // Whether the client closed or the time is over: it has had its chance to read.

@@ -357,6 +357,42 @@ async fn a_failover_parts_with_every_session_and_loses_no_byte_of_theirs(engine:
     assert!(matches!(parted.why, SessionError::Leave(_)), "one that came too late goes, too");
 }
 
+async fn servers_that_end_together_end_their_own_sessions_after_their_last_message(
+    engine: EngineChoice,
+) {
+    const SESSIONS: usize = 200;
+    const LAST: &[u8] = b"C\0\0\0\x06!\0Z\0\0\0\x05I";
+    let mut bench = Bench::new(engine, 1);
+    let (mut quick, mut answering) = bench.session(Listener::Read, b"").await;
+    let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..SESSIONS {
+        let (client, server) = bench.session(Listener::Write, WELCOME).await;
+        clients.push(client);
+        servers.push(server);
+    }
+    for server in &mut servers {
+        server.write_all(LAST).await.unwrap();
+    }
+    drop(servers);
+    let mut partings = Vec::new();
+    for _ in 0..SESSIONS {
+        let parted = bench.parting().await;
+        assert!(matches!(parted.why, SessionError::ServerLost { .. }), "{:?}", parted.why);
+        partings.push(parted);
+    }
+    for (client, parted) in clients.iter_mut().zip(partings) {
+        assert_eq!(parted.unsent, b"");
+        let mut heard = [0; WELCOME.len() + LAST.len()];
+        within("the last message", client.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard[..], [WELCOME, LAST].concat());
+    }
+    let mut byte = [0];
+    quick.write_all(b"?").await.unwrap();
+    within("the question", answering.read_exact(&mut byte)).await.unwrap();
+    answering.write_all(b"!").await.unwrap();
+    within("the answer", quick.read_exact(&mut byte)).await.unwrap();
+}
+
 async fn what_the_client_did_not_take_yet_goes_before_the_last_word(engine: EngineChoice) {
     let mut bench = Bench::new(engine, 1);
     // More than the kernel keeps for one connection; whole messages, so that something may follow.
@@ -394,5 +430,6 @@ with_both_engines![
     a_client_that_reads_nothing_stops_its_own_server_and_nobody_else,
     who_closes_first_decides_how_a_session_ends,
     a_failover_parts_with_every_session_and_loses_no_byte_of_theirs,
+    servers_that_end_together_end_their_own_sessions_after_their_last_message,
     what_the_client_did_not_take_yet_goes_before_the_last_word,
 ];

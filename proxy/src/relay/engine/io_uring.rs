@@ -10,9 +10,13 @@
 //!
 //! **Invariant:** no buffer of the ring is held over more than the next enter, so that a side that
 //! takes nothing costs nobody else a buffer.
+//!
+//! **Invariant:** of the sessions that end, which may be thousands at the same moment, [`ENDINGS`] a
+//! turn are settled: the others do not wait for them.
 
 mod ring;
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -32,6 +36,9 @@ use crate::relay::session::{Fate, Session};
 /// Buffers in a row that come full, or that bulk comes in too thinly, before others are chosen.
 const MISFITS: u8 = 4;
 
+/// Sessions that end in one turn.
+const ENDINGS: usize = 32;
+
 /// The longest that a probe's byte may take, and how often it is waited for: signals interrupt.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 const PROBES: usize = 5;
@@ -39,18 +46,51 @@ const PROBES: usize = 5;
 pub(in crate::relay) struct IoUring {
     ring: Ring,
     mailbox: Arc<Mailbox>,
-    /// Sessions that something happened to.
-    unsettled: Vec<Key>,
+    unsettled: Unsettled,
     /// Whether something follows from the next enter, whatever is told of it.
     again: bool,
+}
+
+/// Sessions that something happened to.
+#[derive(Default)]
+struct Unsettled {
+    /// To be settled in the next turn.
+    next: Vec<Key>,
+    /// Those that end, and hold no buffer of the ring: a few of them each turn.
+    ending: VecDeque<Key>,
+}
+
+/// Among which of the unsettled a session is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Queue {
+    #[default]
+    None,
+    Next,
+    Ending,
+}
+
+impl Unsettled {
+    fn add(&mut self, key: Key, entry: &mut Entry<Lanes>) {
+        let Entry { session, state } = entry;
+        if state.queue != Queue::None {
+            return;
+        }
+        let holds = state.lanes.iter().any(|lane| !lane.ready.is_empty());
+        if holds || (session.fate.is_none() && !session.pair.is_ending()) {
+            state.queue = Queue::Next;
+            self.next.push(key);
+        } else {
+            state.queue = Queue::Ending;
+            self.ending.push_back(key);
+        }
+    }
 }
 
 /// Both ways of a session, by [`Side::index`] of the side that is received from.
 #[derive(Default)]
 pub(in crate::relay) struct Lanes {
     lanes: [Lane; 2],
-    /// Whether it is among the unsettled.
-    unsettled: bool,
+    queue: Queue,
 }
 
 /// What is under way from one side to the other.
@@ -175,19 +215,14 @@ impl IoUring {
     pub(in crate::relay) fn new(mailbox: &Arc<Mailbox>) -> io::Result<Self> {
         let mut ring = Ring::new()?;
         ring.listen(mailbox.bell().as_fd());
-        Ok(Self { ring, mailbox: Arc::clone(mailbox), unsettled: Vec::new(), again: false })
-    }
-
-    fn unsettle(unsettled: &mut Vec<Key>, key: Key, entry: &mut Entry<Lanes>) {
-        if !std::mem::replace(&mut entry.state.unsettled, true) {
-            unsettled.push(key);
-        }
+        let (mailbox, unsettled) = (Arc::clone(mailbox), Unsettled::default());
+        Ok(Self { ring, mailbox, unsettled, again: false })
     }
 
     /// Starts what follows from all that happened to a session.
     fn settle(&mut self, key: Key, sessions: &mut Sessions<Lanes>) {
         let Some(entry) = sessions.all.get_mut(key) else { return };
-        entry.state.unsettled = false;
+        entry.state.queue = Queue::None;
         let Entry { session, state } = entry;
         for from in Side::ALL {
             session.pair.set_in_flight(from.other(), state.lanes[from.index()].has_bytes());
@@ -382,7 +417,10 @@ impl IoUring {
                     lane.receive = Receive::Idle;
                 }
                 self.received(from, result, &mut entry.session, lane);
-                Self::unsettle(&mut self.unsettled, key, entry);
+                if entry.state.queue == Queue::Ending {
+                    self.keep(from.other(), &mut entry.session, lane);
+                }
+                self.unsettled.add(key, entry);
             }
             Event::Sent { key, to, result, load } => {
                 let Some(entry) = all.get_mut(key) else {
@@ -393,7 +431,7 @@ impl IoUring {
                 }
                 entry.state.lanes[to.other().index()].send = Send::Idle;
                 self.sent(to, result, load, &mut entry.session);
-                Self::unsettle(&mut self.unsettled, key, entry);
+                self.unsettled.add(key, entry);
             }
         }
         Bell::Silent
@@ -405,17 +443,23 @@ impl Engine for IoUring {
 
     fn begin(&mut self, key: Key, sessions: &mut Sessions<Lanes>) {
         if let Some(entry) = sessions.all.get_mut(key) {
-            Self::unsettle(&mut self.unsettled, key, entry);
+            self.unsettled.add(key, entry);
         }
     }
 
     fn turn(&mut self, sessions: &mut Sessions<Lanes>, wait: Option<Duration>) -> io::Result<Bell> {
-        let mut settling = std::mem::take(&mut self.unsettled);
+        let mut settling = std::mem::take(&mut self.unsettled.next);
         for key in settling.drain(..) {
             self.settle(key, sessions);
         }
-        self.unsettled = settling;
-        let again = std::mem::take(&mut self.again) || !sessions.done.is_empty();
+        self.unsettled.next = settling;
+        for _ in 0..ENDINGS {
+            let Some(key) = self.unsettled.ending.pop_front() else { break };
+            self.settle(key, sessions);
+        }
+        let again = std::mem::take(&mut self.again)
+            || !sessions.done.is_empty()
+            || !self.unsettled.ending.is_empty();
         let wait = if again { Some(Duration::ZERO) } else { wait };
         self.ring.enter(wait)?;
         let mut bell = Bell::Silent;
@@ -431,7 +475,7 @@ impl Engine for IoUring {
         let Some(entry) = sessions.all.get_mut(key) else { return };
         if entry.session.fate.is_none() {
             entry.session.fate = Some(Box::new(fate));
-            Self::unsettle(&mut self.unsettled, key, entry);
+            self.unsettled.add(key, entry);
         }
     }
 }
