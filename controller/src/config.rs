@@ -50,7 +50,7 @@ pub use http::{HttpConfig, HttpTls};
 pub use network::{Network, NetworkError};
 pub use postgres::{PostgresConfig, ReplicationAuth, TlsFiles};
 pub(crate) use postgres::{feeds_standbys, owned as owned_setting};
-pub use repair::{CopyRate, RepairConfig};
+pub use repair::{CopyRate, OnDamage, RepairConfig};
 pub use store::{EtcdConfig, StoreBackend, StoreConfig};
 pub use timings::Timings;
 

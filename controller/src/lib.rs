@@ -12,6 +12,7 @@ pub mod driver;
 mod first_settings;
 pub mod launch;
 pub mod lifeline;
+mod mending;
 pub mod metrics;
 pub mod operator;
 pub mod postgres;

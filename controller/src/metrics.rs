@@ -13,7 +13,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 19] = [
+const TABLE: [(&str, Kind, &str); 21] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -27,6 +27,8 @@ const TABLE: [(&str, Kind, &str); 19] = [
     ("dugong_making_total_bytes",          Kind::Gauge,   "The same, all of it, once that is known. Label: way."),
     ("dugong_making_left_seconds",         Kind::Gauge,   "How long it still takes at the pace so far; 0 where that is not known. Label: way."),
     ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, command, adopt, copy, rewind, prefix: its WAL was found to be one)."),
+    ("dugong_checksum_failures_total",     Kind::Counter, "Pages that failed their checksum here, as PostgreSQL counts them."),
+    ("dugong_data_damaged",                Kind::Gauge,   "1 while the data here is known to be damaged."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
     ("dugong_settings_revision",           Kind::Gauge,   "Revision of the cluster's settings that the server here is told; 0: none were ever set."),
     ("dugong_settings_refused",            Kind::Gauge,   "1 while the server here does not take later settings of the cluster."),
@@ -55,6 +57,7 @@ pub fn install(instance: &str, cluster: &str) -> Result<PrometheusHandle, BuildE
     ];
     metrics::gauge!("dugong_controller_info", &labels).set(1.0);
     metrics::counter!("dugong_session_renewals_failed_total").absolute(0);
+    metrics::counter!("dugong_checksum_failures_total").absolute(0);
     Ok(handle)
 }
 
@@ -114,6 +117,16 @@ const SERVER_STATES: [(ServerState, &str); 6] = [
 /// Counts data that was made anew.
 pub(crate) fn count_making(how: &'static str) {
     metrics::counter!("dugong_data_made_total", "how" => how).increment(1);
+}
+
+/// Counts pages that failed their checksum.
+pub(crate) fn count_damaged_pages(more: u64) {
+    metrics::counter!("dugong_checksum_failures_total").increment(more);
+}
+
+/// Shows whether the data here is known to be damaged.
+pub(crate) fn show_damaged(damaged: bool) {
+    metrics::gauge!("dugong_data_damaged").set(f64::from(u8::from(damaged)));
 }
 
 /// Counts the answer to a declaration.

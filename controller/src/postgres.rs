@@ -22,6 +22,7 @@ mod checkpoint;
 mod configuration;
 mod control;
 mod copying;
+mod damage;
 mod data_dir;
 mod diverged;
 mod doorkeeper;
@@ -92,7 +93,7 @@ pub use judge::Verdict;
 pub use mandate::Mandate;
 pub use migration::{Finding, Finish, Migration, Reply};
 pub use programs::{BinError, Version, find_bin};
-pub use supervisor::GiveUp;
+pub use supervisor::{Damaged, GiveUp, Why};
 
 /// Observations that wait for their reader. A slow reader slows the looks, it loses none.
 const SEEN_MAX: usize = 64;
@@ -149,7 +150,9 @@ pub struct Supervised {
     pub lease: watch::Sender<Time>,
     /// Leaves the server to the next controller, and ends the task.
     pub leave_running: oneshot::Sender<Mandate>,
-    /// An operator's word about the data.
+    /// Whether the data here is to be given up for damaged pages.
+    pub damaged: watch::Receiver<Damaged>,
+    /// The word that the data is given up.
     pub give_up: mpsc::Sender<GiveUp>,
     /// Where an operator ends the following of a foreign primary.
     pub migration: Migration,
@@ -234,6 +237,7 @@ pub fn supervise(
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
     let (restarts, restart) = watch::channel(0);
     let (desk, migration) = watch::channel(None);
+    let (damaged, damages) = watch::channel(Damaged::No);
     let (settings, layout, spawner) = (Arc::new(settings), Arc::new(layout), Arc::new(spawner));
     let judge = judge::Judge::new(settings.clone(), layout.clone(), spawner.clone());
     let judge = Arc::new(judge);
@@ -251,6 +255,7 @@ pub fn supervise(
         restart,
         leave_running: leaving,
         desk,
+        damaged,
         seen: seen_sender,
     };
     let supervisor = supervisor::Supervisor::new(settings, layout, spawner, clock, words);
@@ -262,6 +267,7 @@ pub fn supervise(
         goal,
         lease,
         leave_running,
+        damaged: damages,
         give_up,
         migration,
         inherited,

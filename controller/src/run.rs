@@ -31,7 +31,7 @@ use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
 use crate::publish::settings::SettingsDesk;
 use crate::store::Store;
-use crate::{first_settings, lifeline, metrics, postgres, publish, service};
+use crate::{first_settings, lifeline, mending, metrics, postgres, publish, service};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -163,6 +163,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let supervised = postgres::supervise(settings, clock, store.watch_settings(), credentials);
     let mut server = supervised.map_err(Failure::runtime)?;
     begin_settings(&config, store.clone(), server.goal.subscribe());
+    begin_mending(&config, store.clone(), &server);
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
@@ -217,6 +218,12 @@ fn begin_settings(config: &Config, store: Arc<dyn Store>, goal: watch::Receiver<
         let (me, memory) = (config.instance.clone(), config.postgres.memory);
         tokio::spawn(first_settings::write(me, memory, store, goal));
     }
+}
+
+/// Should pages of its data be damaged.
+fn begin_mending(config: &Config, store: Arc<dyn Store>, server: &postgres::Supervised) {
+    let (damaged, give_up) = (server.damaged.clone(), server.give_up.clone());
+    tokio::spawn(mending::mend(config.instance.clone(), store, damaged, give_up));
 }
 
 /// What the desk has of the server's side.

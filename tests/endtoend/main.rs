@@ -5,6 +5,7 @@
 //! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
 //! | `credentials` | passwords are exchanged under writers, whatever dies meanwhile |
+//! | `damage` | a page is damaged on the disk |
 //! | `disks` | a disk is full, and has room again |
 //! | `exhausted` | clients take every connection |
 //! | `failover` | each process is lost, and comes back |
@@ -25,6 +26,7 @@
 mod archive;
 mod bootstrap;
 mod credentials;
+mod damage;
 mod disks;
 mod exhausted;
 mod failover;
@@ -41,11 +43,13 @@ mod store;
 mod switchover;
 mod warden;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use dugong_tests::{Cluster, Instance, Report, Writer, kill};
+use dugong_tests::{Cluster, Instance, Report, Writer, eventually, kill};
+use dugong_topology::Address;
 
 /// Within this time writes go on after anything that these tests do, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -68,6 +72,25 @@ fn answered(cluster: &Cluster, subcommand: &str, arguments: &[&str], typed: &str
     let _ = stdin.write_all(typed.as_bytes());
     drop(stdin);
     child.wait_with_output().expect("a child can be waited for")
+}
+
+/// What an instance's controller measures.
+async fn metrics(cluster: &Cluster, instance: &Instance) -> String {
+    eventually("its controller answers", SOON, async || {
+        let topology = cluster.topology()?;
+        let member = topology.members().find(|(_, member)| member.id == instance.id);
+        let address = member.and_then(|(_, member)| member.http.as_ref());
+        page_of(address.ok_or("it has no controller")?).map_err(|error| error.to_string())
+    })
+    .await
+}
+
+fn page_of(address: &Address) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((address.host.as_str(), address.port))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
 }
 
 /// All that a command has said.

@@ -2,19 +2,17 @@
 //! is interrupted.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use dugong_tests::{
     Cluster, Disk, Instance, Pid, Writer, connect, eventually, kill, pause, resume,
 };
-use dugong_topology::{Address, InstanceId, Role, Topology};
+use dugong_topology::{InstanceId, Role, Topology};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::{SOON, direct_dsn, nothing_is_lost, written_to};
+use crate::{SOON, direct_dsn, metrics, nothing_is_lost, written_to};
 
 /// How data may be made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,25 +81,11 @@ async fn forked(cluster: &Cluster) -> Instance {
 /// How often data was made anew by a rewind, as a prefix, and by a copy, since the instance's
 /// controller began.
 async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
-    let page = eventually("its controller answers", SOON, async || {
-        let topology = cluster.topology()?;
-        let member = topology.members().find(|(_, member)| member.id == instance.id);
-        let address = member.and_then(|(_, member)| member.http.as_ref());
-        metrics(address.ok_or("it has no controller")?).map_err(|error| error.to_string())
-    })
-    .await;
+    let page = metrics(cluster, instance).await;
     ["rewind", "prefix", "copy"].map(|how| {
         let line = format!("dugong_data_made_total{{how=\"{how}\"}} ");
         page.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
     })
-}
-
-fn metrics(address: &Address) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect((address.host.as_str(), address.port))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    Ok(page)
 }
 
 /// What only the former primary had is nowhere, and it shows what everybody has.

@@ -19,7 +19,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
     ("dns", &["listen", "zone", "ttl"]),
     ("timings", &["link_ttl", "heartbeat_interval", "sync_timeout", "restart_after",
                   "stuck_after", "forget_after"]),
-    ("repair", &["rewind_timeout", "copy_max_rate", "keep_diverged"]),
+    ("repair", &["rewind_timeout", "copy_max_rate", "keep_diverged", "damaged"]),
 ];
 
 /// Refuses the first key that no section knows.

@@ -18,6 +18,19 @@ pub struct RepairConfig {
     /// How many data directories that have forked, or the WAL by which they did, are kept beside
     /// the data. Default 1; at most 100.
     pub keep_diverged: usize,
+    /// What becomes of a standby whose pages are damaged. Default: it is copied anew.
+    pub damaged: OnDamage,
+}
+
+/// What becomes of a standby whose pages fail their checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDamage {
+    /// It is copied anew by itself, once it is an async.
+    #[default]
+    Copy,
+    /// It is only told.
+    Report,
 }
 
 /// Bytes per second; from 32 kB to 1 GB, as `pg_basebackup` takes it.
@@ -53,18 +66,20 @@ pub(super) struct RawRepair {
     rewind_timeout: Duration,
     copy_max_rate: Option<String>,
     keep_diverged: usize,
+    damaged: OnDamage,
 }
 
 impl Default for RawRepair {
     fn default() -> Self {
         let rewind_timeout = Duration::from_secs(30 * 60);
-        Self { rewind_timeout, copy_max_rate: None, keep_diverged: 1 }
+        let damaged = OnDamage::Copy;
+        Self { rewind_timeout, copy_max_rate: None, keep_diverged: 1, damaged }
     }
 }
 
 impl RawRepair {
     pub(super) fn checked(self) -> Result<RepairConfig, ConfigProblem> {
-        let Self { rewind_timeout, copy_max_rate, keep_diverged } = self;
+        let Self { rewind_timeout, copy_max_rate, keep_diverged, damaged } = self;
         // A day is more than any rewind is worth: a copy has a known end.
         let (shortest, longest) = (Duration::ZERO, Duration::from_secs(24 * 3600));
         if rewind_timeout > longest {
@@ -76,13 +91,13 @@ impl RawRepair {
         }
         let rewind_timeout = (!rewind_timeout.is_zero()).then_some(rewind_timeout);
         let copy_max_rate = copy_max_rate.as_deref().map(CopyRate::parse).transpose()?;
-        Ok(RepairConfig { rewind_timeout, copy_max_rate, keep_diverged })
+        Ok(RepairConfig { rewind_timeout, copy_max_rate, keep_diverged, damaged })
     }
 }
 
 impl Default for RepairConfig {
     fn default() -> Self {
-        let RawRepair { rewind_timeout, keep_diverged, .. } = RawRepair::default();
-        Self { rewind_timeout: Some(rewind_timeout), copy_max_rate: None, keep_diverged }
+        let RawRepair { rewind_timeout, keep_diverged, damaged, .. } = RawRepair::default();
+        Self { rewind_timeout: Some(rewind_timeout), copy_max_rate: None, keep_diverged, damaged }
     }
 }

@@ -63,6 +63,7 @@ forget_after = "1day"
 rewind_timeout = "2h"
 copy_max_rate = "50MB"
 keep_diverged = 3
+damaged = "report"
 "#;
 
 /// `[store]` as it is for etcd.

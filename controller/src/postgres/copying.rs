@@ -107,6 +107,10 @@ impl Workshop<'_> {
         let source_id = source.name.clone();
         let output = match output {
             Ok(output) => output,
+            // The source reads each page, and compares; it has counted them, too.
+            Err(error) if error.to_string().contains(DAMAGED) => {
+                return Err(MakingError::DamagedSource { source_id });
+            }
             Err(error) => return Err(MakingError::Copy { source_id, error }),
         };
         progress.send_replace(Progress::begun(Way::Verify));
@@ -174,6 +178,9 @@ impl Workshop<'_> {
         Ok(starts_as(settings, spawner, &layout.data).await? == StartsAs::Primary)
     }
 }
+
+/// What `pg_basebackup` says when all is brought, and some of it is damaged.
+const DAMAGED: &str = "checksum error occurred";
 
 const VERIFIER: &str = "pg_verifybackup";
 

@@ -60,6 +60,14 @@ pub(super) struct Slot {
     pub active: bool,
 }
 
+/// Pages that failed their checksum, as the server has counted them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failures {
+    pub count: u64,
+    /// In which databases, for people.
+    pub databases: String,
+}
+
 /// A session that has been idle for this long is not between two statements of a busy client.
 const STILL_AFTER: Duration = Duration::from_millis(100);
 
@@ -191,6 +199,18 @@ pub(super) async fn look_at_primary(session: &Session) -> Result<PrimaryLook, Lo
         standbys,
         slots: slots(&sets, 3)?,
     })
+}
+
+/// Asks how many pages have failed their checksum. Where there are none, nothing is counted.
+pub(super) async fn count_failures(session: &Session) -> Result<Failures, LookError> {
+    let statement = "SELECT coalesce(sum(checksum_failures), 0), \
+                            coalesce(string_agg(coalesce(datname, 'what all databases share'), ', ' \
+                                     ORDER BY datname) FILTER (WHERE checksum_failures > 0), '') \
+                     FROM pg_stat_database";
+    let sets = session.ask(statement).await?;
+    let row = only(&sets, 0)?;
+    let databases = text(row, 1).unwrap_or_default().to_owned();
+    Ok(Failures { count: value(row, 0)?, databases })
 }
 
 /// Ends sessions of clients that are between two transactions, and counts those that there were.

@@ -44,6 +44,11 @@ pub(super) enum MakingError {
          verification: {error}; if that happens again, look at the disks and the memory of both"
     )]
     Unverified { source_id: String, error: HelperError },
+    #[error(
+        "pages of {source_id} fail their checksum, so no copy is made of it: see what `dugong status` \
+         says about it; it is tried again in a minute, or with another source where there is one"
+    )]
+    DamagedSource { source_id: String },
     #[error(transparent)]
     Helper(#[from] HelperError),
     #[error(transparent)]
@@ -92,6 +97,7 @@ impl MakingError {
             Self::NotAsked { .. } | Self::NoCheckpoint { .. } | Self::Look(_) => true,
             Self::Copy { .. }
             | Self::Unverified { .. }
+            | Self::DamagedSource { .. }
             | Self::Command { .. }
             | Self::NotAdopted { .. }
             | Self::NotRestored { .. }

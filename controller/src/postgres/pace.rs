@@ -71,7 +71,7 @@ impl Backoff {
         Self { pauses: &[500, 1000, 2000, 5000], failures: 0, not_before: None }
     }
 
-    /// First data that comes from elsewhere.
+    /// First data that comes from elsewhere, or a copy of what is damaged.
     pub(super) fn beginnings() -> Self {
         Self { pauses: &[2000, 10_000, 60_000], failures: 0, not_before: None }
     }

@@ -159,6 +159,11 @@ impl Postmaster {
         words_about_upstream_in(&self.end_of_log(log)?).map(str::to_owned)
     }
 
+    /// The line of its log by which a damaged page has ended it.
+    pub(super) fn words_about_a_page(&self, log: &Path) -> Option<String> {
+        words_about_a_page_in(&self.end_of_log(log)?).map(str::to_owned)
+    }
+
     fn end_of_log(&self, log: &Path) -> Option<String> {
         let mut file = File::open(log).ok()?;
         let end = file.metadata().ok()?.len();
@@ -207,6 +212,15 @@ fn words_about_upstream_in(log: &str) -> Option<&str> {
     Some(without_prefix(line))
 }
 
+/// What the startup process says when it ends for a page. Where the server speaks another language,
+/// nothing is found, and nothing done.
+fn words_about_a_page_in(log: &str) -> Option<&str> {
+    let ends = |line: &&str| line.contains("FATAL:  ") || line.contains("PANIC:  ");
+    let marks = ["invalid page in block", "WAL contains references to invalid pages"];
+    let line = log.lines().rev().filter(ends);
+    line.filter(|line| marks.iter().any(|mark| line.contains(mark))).map(without_prefix).next()
+}
+
 /// A line of the log without the time and the process before it.
 fn without_prefix(line: &str) -> &str {
     let begin = ["PANIC:", "FATAL:", "ERROR:", "LOG:"].iter().find_map(|mark| line.find(mark));
@@ -216,6 +230,21 @@ fn without_prefix(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_page_that_has_ended_the_server_is_the_reason_of_its_end() {
+        #[rustfmt::skip]
+        let cases = [
+            ("t [2] FATAL:  invalid page in block 3 of relation base/5/16384\nt [2] CONTEXT:  WAL redo at 0/3 for Heap/INSERT\nt [1] LOG:  shut down\n",
+             Some("FATAL:  invalid page in block 3 of relation base/5/16384")),
+            ("t [2] PANIC:  WAL contains references to invalid pages\n", Some("PANIC:  WAL contains references to invalid pages")),
+            ("t [2] ERROR:  invalid page in block 3 of relation base/5/16384\nt [2] FATAL:  no disk\n", None),
+            ("t [2] FATAL:  the database system is shutting down\n", None),
+        ];
+        for (log, expected) in cases {
+            assert_eq!(words_about_a_page_in(log), expected, "{log:?}");
+        }
+    }
 
     #[test]
     fn the_last_words_are_the_ones_that_tell_why() {

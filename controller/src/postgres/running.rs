@@ -22,7 +22,10 @@ use super::control::{Door, LookError, Session, literal, only, value};
 use super::data_dir::{self, StartsAs};
 use super::greeting::Greeter;
 use super::layout::Layout;
-use super::look::{Idle, Slot, is_in_recovery, look_at_primary, look_at_standby, see_sessions_off};
+use super::look::{
+    Failures, Idle, Slot, count_failures, is_in_recovery, look_at_primary, look_at_standby,
+    see_sessions_off,
+};
 use super::names::Names;
 use super::postmaster::Postmaster;
 use super::remote::allow_rewind;
@@ -184,6 +187,11 @@ impl Running {
             Some(_) | None => self.door.open("postgres", "").await?,
         };
         Ok(self.session.insert(session))
+    }
+
+    /// Pages that failed their checksum.
+    pub(super) async fn failures(&mut self) -> Result<Failures, LookError> {
+        count_failures(self.session().await?).await
     }
 
     /// Forgets connections that did not answer.

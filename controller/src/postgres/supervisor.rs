@@ -1,6 +1,7 @@
 //! The one owner of the server: takes the step that the plan says, and tells what it sees.
 
 mod anew;
+mod damaged;
 mod giving_up;
 mod restart;
 mod succession;
@@ -19,6 +20,7 @@ use super::adoption::Adopted;
 use super::certificates::Certificates;
 use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
+use super::damage::Damage;
 use super::data_dir::{self, StartsAs};
 use super::following::Desk;
 use super::heartbeat::{Beating, beat};
@@ -39,12 +41,13 @@ use super::{Seen, Settings};
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 
-use self::anew::Rewinds;
+use self::anew::{DamagedSources, Rewinds};
 use self::giving_up::asked;
 use self::succession::Left;
 use self::waiting::{Owner, ended, superseded, told};
 
-pub use self::giving_up::GiveUp;
+pub use self::damaged::Damaged;
+pub use self::giving_up::{GiveUp, Why};
 pub(super) use self::succession::Inheritance;
 
 /// Between two searches for processes while none should be there.
@@ -90,6 +93,9 @@ pub(super) struct Supervisor {
     /// First data that comes from elsewhere: another try may cost hours.
     beginnings: Backoff,
     rewinds: Rewinds,
+    damaged_sources: DamagedSources,
+    damage: Damage,
+    damaged: watch::Sender<Damaged>,
     /// When it was last certain that nothing runs here; none since something was started.
     searched: Option<Instant>,
     /// When a standby that replays nothing was last asked whether it lacks something.
@@ -107,6 +113,7 @@ pub(super) struct Words {
     pub(super) restart: watch::Receiver<u64>,
     pub(super) leave_running: oneshot::Receiver<Mandate>,
     pub(super) desk: Desk,
+    pub(super) damaged: watch::Sender<Damaged>,
     pub(super) seen: mpsc::Sender<Seen>,
 }
 
@@ -118,10 +125,20 @@ impl Supervisor {
         clock: Clock,
         words: Words,
     ) -> Self {
-        let Words { goals, lease, adopted, credentials, restart, leave_running, desk, seen } =
-            words;
+        let Words {
+            goals,
+            lease,
+            adopted,
+            credentials,
+            restart,
+            leave_running,
+            desk,
+            damaged,
+            seen,
+        } = words;
         let (beating, beats) = watch::channel(Beating::Still);
         let door = door(&settings, &layout);
+        let damage = Damage::kept(&layout.dir);
         let host = settings.listen.host.clone();
         let certificates = Certificates::new(settings.tls.clone(), host);
         // Dropped with the supervisor, when its server is gone: no commit of it still waits.
@@ -153,6 +170,9 @@ impl Supervisor {
             copies: Backoff::copies(),
             beginnings: Backoff::beginnings(),
             rewinds: Rewinds::default(),
+            damaged_sources: DamagedSources::default(),
+            damage,
+            damaged,
             searched: None,
             asked_for_lack: None,
             changed: Instant::now(),
@@ -311,8 +331,12 @@ impl Supervisor {
                     self.begin_restart("its primary has more of a setting, so nothing is replayed");
                     return Run::Busy(Work::Stopping);
                 }
+                self.look_for_damage().await;
                 let Some(running) = &self.running else { return Run::Down };
                 let dry = running.dry_words(&self.layout.log);
+                if running.begun.elapsed() > STEADY {
+                    self.damage.lives();
+                }
                 self.trouble = dry.or_else(|| self.certificates.trouble());
                 run
             }
@@ -454,6 +478,8 @@ impl Supervisor {
                 self.restarts.succeeded();
             }
             self.restarts.failed();
+            let page = running.postmaster.words_about_a_page(&self.layout.log);
+            self.died_of_a_page(page.as_deref());
         }
         drop(running);
         self.end_everything().await;
@@ -531,6 +557,10 @@ impl Supervisor {
         self.disks.look(&self.layout);
         let (data, room) = (self.data.clone(), self.disks.room());
         let trouble = self.disks.amend(self.trouble.clone()).map(with_next_step);
+        let trouble = match (trouble, self.tell_damage()) {
+            (Some(trouble), Some(damage)) => Some(format!("{trouble}; {damage}")),
+            (trouble, damage) => trouble.or(damage),
+        };
         let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
         let server = Server { data, run, room, shut_down_at, trouble };
         self.reporter.report(server).await;

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::desk::{Desk, unavailable};
 use super::http::{encode, error};
-use crate::postgres::GiveUp;
+use crate::postgres::{GiveUp, Why};
 
 /// The body of `POST /v1/reinit`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ async fn reinit(State(desk): State<Arc<Desk>>, Json(asked): Json<Reinit>) -> Res
         let snapshot = store.read().await.map_err(|trouble| trouble.to_string())?;
         may_be_given_up(&snapshot, &me)
     });
-    let order = GiveUp { from: chosen, unneeded, answer };
+    let order = GiveUp { why: Why::Asked, from: chosen, unneeded, answer };
     if desk.give_up.send(order).await.is_err() {
         return error(StatusCode::SERVICE_UNAVAILABLE, "the controller is ending: ask again");
     }
@@ -84,7 +84,7 @@ async fn reinit(State(desk): State<Arc<Desk>>, Json(asked): Json<Reinit>) -> Res
 /// # Errors
 ///
 /// Why it is needed, and what to do.
-fn may_be_given_up(snapshot: &Snapshot, me: &InstanceId) -> Result<(), String> {
+pub(crate) fn may_be_given_up(snapshot: &Snapshot, me: &InstanceId) -> Result<(), String> {
     let Some(record) = snapshot.record() else {
         return Err("the cluster was not made yet".to_owned());
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use dugong_controller::config::CopyRate;
-use dugong_controller::postgres::{GiveUp, Settings, find_bin};
+use dugong_controller::postgres::{GiveUp, Settings, Why, find_bin};
 use dugong_machine::{Access, Data, Goal, Receiver, Run, Upstream, Work};
 use dugong_topology::{Address, Way};
 use tempfile::TempDir;
@@ -150,7 +150,7 @@ async fn given_up(
 ) -> Result<(), String> {
     let (answer, mut answered) = oneshot::channel();
     let unneeded = Box::pin(std::future::ready(unneeded));
-    let order = GiveUp { from, unneeded, answer };
+    let order = GiveUp { why: Why::Asked, from, unneeded, answer };
     assert!(instance.give_up().send(order).await.is_ok(), "somebody looks after the data");
     loop {
         tokio::select! {

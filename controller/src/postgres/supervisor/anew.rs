@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use dugong_machine::{Old, Run, Upstream, Work};
-use dugong_topology::Way;
+use dugong_topology::{InstanceId, Way};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::super::given_up;
 use super::super::making::{MakingError, Replaced, Stamp, Workshop};
+use super::super::pace::Backoff;
 use super::super::progress::Progress;
 use super::super::rewind::Reused;
 use super::Supervisor;
@@ -43,6 +44,19 @@ impl Rewinds {
         let before = if self.making == making { self.failed } else { 0 };
         let failed = if error.may_pass() { before + 1 } else { ATTEMPTS };
         *self = Self { making, failed, why: Some(error.to_string()) };
+    }
+}
+
+/// Sources whose pages fail their checksum: all of their data was brought for nothing.
+#[derive(Debug)]
+pub(super) struct DamagedSources {
+    last: Option<InstanceId>,
+    pauses: Backoff,
+}
+
+impl Default for DamagedSources {
+    fn default() -> Self {
+        Self { last: None, pauses: Backoff::beginnings() }
     }
 }
 
@@ -121,13 +135,15 @@ impl Supervisor {
 
     /// As a copy of `source`, or of what is here, where that may be given up.
     pub(super) async fn make_anew(&mut self, source: &Upstream, old: &Old, stamp: Stamp) -> Run {
-        if self.copies.must_wait() {
+        if self.copies.must_wait() || self.damaged_sources.pauses.must_wait() {
             return Run::Down;
         }
         self.searched = None;
         let primary = match old {
             // An operator wants a copy, whatever could be made of it.
             Old::GivenUp { .. } if given_up::is_marked(&self.layout.data) => None,
+            // A rewind leaves the pages that it does not bring.
+            Old::GivenUp { .. } if self.is_damaged() => None,
             Old::GivenUp { primary } if self.rewinds.may_try(stamp.making) => Some(primary),
             Old::GivenUp { .. } | Old::Untouched => None,
         };
@@ -148,6 +164,13 @@ impl Supervisor {
             Replaced::Prefix
         };
         let chosen = given_up::chosen(&layout.data);
+        let source = match old {
+            // The next best has all of it, too.
+            Old::GivenUp { primary } if self.damaged_sources.last.as_ref() == Some(&source.id) => {
+                primary
+            }
+            Old::GivenUp { .. } | Old::Untouched => source,
+        };
         let source = chosen.as_ref().unwrap_or(source);
         let copying = Box::pin(workshop.copy(source, stamp, replaced, &progress));
         let told = |_: &mut Self| Work::Copying(heard.borrow().told());
@@ -157,6 +180,12 @@ impl Supervisor {
             && let Err(error) = given_up::mark(&layout.data, None)
         {
             tracing::warn!(%error, "whom to copy cannot be changed");
+        }
+        if let Err(MakingError::DamagedSource { .. }) = &made {
+            self.damaged_sources.last = Some(source.id.clone());
+            self.damaged_sources.pauses.failed();
+        } else {
+            self.damaged_sources = DamagedSources::default();
         }
         self.made(made, "copy").await
     }
