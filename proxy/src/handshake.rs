@@ -10,6 +10,7 @@
 //! `ProcessStartupPacket` in `backend_startup.c`.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -62,10 +63,38 @@ pub struct Refused {
     pub error: SessionError,
 }
 
+/// How a client began.
+#[derive(Debug)]
+pub enum Begun {
+    /// In clear, and says what it wants.
+    InClear(TcpStream, Opening),
+    /// It speaks TLS now: [`encrypt`] goes on.
+    Encrypts(Asked),
+}
+
+/// A client in the middle of its handshake.
+#[derive(Debug)]
+pub struct Asked {
+    pub client: TcpStream,
+    hello: Hello,
+    until: Instant,
+}
+
+impl Asked {
+    /// The same, of the runtime of whoever calls.
+    ///
+    /// # Errors
+    ///
+    /// The client is gone.
+    pub fn rehomed(self) -> io::Result<Self> {
+        Ok(Self { client: TcpStream::from_std(self.client.into_std()?)?, ..self })
+    }
+}
+
 /// What a client leads to that is not encrypted.
-enum Next<'a> {
+enum Next {
     Opened(Opening),
-    Encrypt(&'a Front, Hello),
+    Encrypt(Hello),
 }
 
 /// What came first.
@@ -79,25 +108,37 @@ enum First {
 const YES: &[u8] = b"S";
 const NO: &[u8] = b"N";
 
-/// Learns what a client wants.
+/// Learns what a client wants, or that it wants to say so encrypted.
 ///
 /// # Errors
 ///
 /// Too slow, no startup packet, not encrypted as it shall be, gone, or the proxy stops.
-pub async fn open(
+pub async fn begin(
     mut client: TcpStream,
     door: Door<'_>,
     patience: Patience<'_>,
-) -> Result<(Stream, Opening), Refused> {
+) -> Result<Begun, Refused> {
     let until = Instant::now() + patience.limit;
-    let (front, hello) = match patience.bound(until, plain(&mut client, door)).await {
-        Ok(Next::Encrypt(front, hello)) => (front, hello),
-        Ok(Next::Opened(opening)) => return Ok((Stream::Plain(client), opening)),
-        Err(error) => return Err(Refused { client: Some(Stream::Plain(client)), error }),
-    };
+    match patience.bound(until, plain(&mut client, door)).await {
+        Ok(Next::Encrypt(hello)) => Ok(Begun::Encrypts(Asked { client, hello, until })),
+        Ok(Next::Opened(opening)) => Ok(Begun::InClear(client, opening)),
+        Err(error) => Err(Refused { client: Some(Stream::Plain(client)), error }),
+    }
+}
+
+/// Encrypts, and learns what a client wants.
+///
+/// # Errors
+///
+/// Those of [`begin`], and no TLS that both sides know.
+pub async fn encrypt(
+    asked: Asked,
+    front: &Front,
+    patience: Patience<'_>,
+) -> Result<(Stream, Opening), Refused> {
+    let Asked { client, hello, until } = asked;
     let greeting = async { front.accept(client, hello).await.map_err(SessionError::Tls) };
-    // Boxed: a client without TLS shall not pay for the room that a handshake needs.
-    let mut client = match patience.bound(until, Box::pin(greeting)).await {
+    let mut client = match patience.bound(until, greeting).await {
         Ok(client) => client,
         Err(error) => return Err(Refused { client: None, error }),
     };
@@ -126,20 +167,17 @@ impl Patience<'_> {
 }
 
 /// What a client says before anything is encrypted.
-async fn plain<'a>(client: &mut TcpStream, door: Door<'a>) -> Result<Next<'a>, SessionError> {
-    let front = match door {
-        Door::Plain => None,
-        Door::Either(front) | Door::Encrypted(front) => Some(front),
-    };
+async fn plain(client: &mut TcpStream, door: Door<'_>) -> Result<Next, SessionError> {
+    let offered = !matches!(door, Door::Plain);
     let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
-        let packet = match (first(client).await?, front) {
-            (First::Nothing, _) => return Ok(Next::Opened(Opening::Nothing)),
-            (First::Packet(packet), _) => packet,
-            (First::Hello(begun), Some(front)) if !asked_gss => {
-                return Ok(Next::Encrypt(front, Hello::Direct(begun)));
+        let packet = match first(client).await? {
+            First::Nothing => return Ok(Next::Opened(Opening::Nothing)),
+            First::Packet(packet) => packet,
+            First::Hello(begun) if offered && !asked_gss => {
+                return Ok(Next::Encrypt(Hello::Direct(begun)));
             }
-            (First::Hello(_), _) => return Err(SessionError::NoStartup(StartupError::DirectTls)),
+            First::Hello(_) => return Err(SessionError::NoStartup(StartupError::DirectTls)),
         };
         let asked = match parse(&packet)? {
             FirstPacket::Startup if matches!(door, Door::Encrypted(_)) => {
@@ -153,17 +191,15 @@ async fn plain<'a>(client: &mut TcpStream, door: Door<'a>) -> Result<Next<'a>, S
         if std::mem::replace(asked, true) {
             return Err(SessionError::NoStartup(StartupError::AskedTwice));
         }
-        match front {
-            Some(front) if asked_tls => {
-                // TLS would refuse it as well, in words that nobody understands.
-                if matches!(client.peek(&mut [0]).now_or_never(), Some(Ok(1..))) {
-                    return Err(SessionError::NoStartup(StartupError::Unencrypted));
-                }
-                say(client, YES).await?;
-                return Ok(Next::Encrypt(front, Hello::Asked));
+        if offered && asked_tls {
+            // TLS would refuse it as well, in words that nobody understands.
+            if matches!(client.peek(&mut [0]).now_or_never(), Some(Ok(1..))) {
+                return Err(SessionError::NoStartup(StartupError::Unencrypted));
             }
-            Some(_) | None => say(client, NO).await?,
+            say(client, YES).await?;
+            return Ok(Next::Encrypt(Hello::Asked));
         }
+        say(client, NO).await?;
     }
 }
 

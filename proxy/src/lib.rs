@@ -21,6 +21,7 @@
 pub mod admin;
 pub mod admission;
 pub mod cancel;
+pub mod ciphers;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -90,7 +90,20 @@ pub async fn run(sockets: TcpListener, listener: Listener, shared: Arc<Shared>) 
 }
 
 fn start(sessions: &mut JoinSet<()>, stream: TcpStream, listener: Listener, shared: &Arc<Shared>) {
-    sessions.spawn(session::serve(stream, listener, Arc::clone(shared)));
+    let shared = Arc::clone(shared);
+    if shared.back.is_none() {
+        sessions.spawn(session::serve(stream, listener, shared));
+        return;
+    }
+    // Its server's side will be encrypted, whatever its own is.
+    let threads = shared.ciphers.clone();
+    let serving = async move {
+        match stream.into_std().and_then(TcpStream::from_std) {
+            Ok(stream) => session::serve(stream, listener, shared).await,
+            Err(error) => tracing::debug!(%error, "a client was gone at once"),
+        }
+    };
+    sessions.spawn_on(serving, &threads);
 }
 
 fn note_panic(ended: Result<(), JoinError>) {

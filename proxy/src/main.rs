@@ -7,11 +7,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dugong_proxy::ciphers;
 use dugong_proxy::cli::{Cli, EXAMPLE_FILE};
 use dugong_proxy::config::Config;
 use dugong_proxy::lifeline;
 use dugong_proxy::runtime::{self, Finished};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 /// What the operator asked for makes no sense.
@@ -45,13 +47,19 @@ fn main() -> ExitCode {
     if let Err(error) = lifeline::follow_parent() {
         return complain(&error, FAILED);
     }
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&error, FAILED),
+    let mut control = Builder::new_multi_thread();
+    control.worker_threads(1).thread_name("control").enable_all();
+    let (control, ciphers) = match (control.build(), ciphers::start(&config)) {
+        (Ok(control), Ok(ciphers)) => (control, ciphers),
+        (Err(error), _) | (_, Err(error)) => return complain(&error, FAILED),
     };
-    let finished = runtime.block_on(runtime::run(config));
+    let threads = ciphers.as_ref().unwrap_or(&control).handle().clone();
+    let finished = control.block_on(runtime::run(config, threads));
     // Without waiting for name resolution that may still be under way.
-    runtime.shutdown_background();
+    control.shutdown_background();
+    if let Some(ciphers) = ciphers {
+        ciphers.shutdown_background();
+    }
     match finished {
         Ok(Finished::InOrder) => ExitCode::SUCCESS,
         Ok(Finished::AtOnce) => complain(&"stopped at once by a second signal", FAILED),

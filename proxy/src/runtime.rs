@@ -13,6 +13,7 @@ use std::time::Duration;
 use hickory_resolver::net::NetError;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch::Sender;
 use tokio::task::JoinSet;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub gate: Gate,
     pub cancels: Arc<Cancels>,
     pub crew: Crew,
+    /// Threads for sessions that are encrypted.
+    pub ciphers: Handle,
     pub gauges: Arc<Gauges>,
     pub shutdown: Shutdown,
     pub replicas: Replicas,
@@ -128,12 +131,12 @@ struct Sockets {
     http: TcpListener,
 }
 
-/// Runs the proxy until it is told to stop.
+/// Runs the proxy until it is told to stop. `ciphers`: whose threads encrypt.
 ///
 /// # Errors
 ///
 /// It could not start.
-pub async fn run(config: Config) -> Result<Finished, RunError> {
+pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let sockets = Sockets::bind(&config)?;
     let addresses = sockets.addresses()?;
@@ -157,6 +160,7 @@ pub async fn run(config: Config) -> Result<Finished, RunError> {
         sources,
         cancels: Arc::default(),
         crew,
+        ciphers,
         gauges,
         shutdown,
         replicas,

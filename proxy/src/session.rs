@@ -26,9 +26,10 @@ use tokio::time::timeout;
 
 use crate::admission::{self, Admitted};
 use crate::cancel;
+use crate::ciphers;
 use crate::config::Mode;
 use crate::error::SessionError;
-use crate::handshake::{self, Opening, Patience, Refused};
+use crate::handshake::{self, Asked, Begun, Opening, Patience, Refused};
 use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
 use crate::relay::session::{Session, Terms};
@@ -80,21 +81,55 @@ async fn serve_session(
     place: OpenGuard,
     shared: Arc<Shared>,
 ) {
-    let limit = shared.config.handshake_timeout;
-    let patience = Patience { limit, shutdown: &shared.shutdown };
     // Boxed, as is the rest of the way: a session that stays here shall not keep the room of its
     // beginning for all its life.
-    let (mut client, startup) =
-        match Box::pin(handshake::open(client, shared.door(listener), patience)).await {
-            Ok((client, Opening::Startup(packet))) => (client, packet),
-            Ok((_, Opening::Cancel(key, packet))) => {
-                return cancel::forward(&shared, &key, &packet).await;
-            }
-            Ok((_, Opening::Nothing)) => return,
-            Err(Refused { client, error }) => {
-                return refuse(client, listener, &shared, &error).await;
+    let beginning = handshake::begin(client, shared.door(listener), patience(&shared));
+    match Box::pin(beginning).await {
+        Ok(Begun::InClear(client, opening)) => {
+            go_on(Stream::Plain(client), opening, listener, place, shared).await;
+        }
+        Ok(Begun::Encrypts(asked)) => encrypt_elsewhere(asked, listener, place, shared),
+        Err(Refused { client, error }) => refuse(client, listener, &shared, &error).await,
+    }
+}
+
+fn patience(shared: &Shared) -> Patience<'_> {
+    Patience { limit: shared.config.handshake_timeout, shutdown: &shared.shutdown }
+}
+
+/// Goes on where there are threads for it: to encrypt is work, and many clients may want it.
+fn encrypt_elsewhere(asked: Asked, listener: Listener, place: OpenGuard, shared: Arc<Shared>) {
+    let threads = shared.ciphers.clone();
+    ciphers::spawn(&threads, async move {
+        let Some(front) = shared.front.clone() else {
+            unreachable!("only a port with TLS has clients that encrypt")
+        };
+        let asked = match asked.rehomed() {
+            Ok(asked) => asked,
+            Err(error) => {
+                return note_refusal(listener, &shared, &SessionError::Client(error));
             }
         };
+        match Box::pin(handshake::encrypt(asked, &front, patience(&shared))).await {
+            Ok((client, opening)) => go_on(client, opening, listener, place, shared).await,
+            Err(Refused { client, error }) => refuse(client, listener, &shared, &error).await,
+        }
+    });
+}
+
+/// Does what a client wants.
+async fn go_on(
+    mut client: Stream,
+    opening: Opening,
+    listener: Listener,
+    place: OpenGuard,
+    shared: Arc<Shared>,
+) {
+    let startup = match opening {
+        Opening::Startup(packet) => packet,
+        Opening::Cancel(key, packet) => return cancel::forward(&shared, &key, &packet).await,
+        Opening::Nothing => return,
+    };
     let admission = admission::admit(&mut client, Some(&startup), listener, &shared);
     let admitted = match Box::pin(admission).await {
         Ok(admitted) => admitted,
