@@ -81,15 +81,16 @@ async fn serve_session(
     place: OpenGuard,
     shared: Arc<Shared>,
 ) {
-    // Boxed, as is the rest of the way: a session that stays here shall not keep the room of its
-    // beginning for all its life.
     let beginning = handshake::begin(client, shared.door(listener), patience(&shared));
-    match Box::pin(beginning).await {
+    let here = match Box::pin(beginning).await {
         Ok(Begun::InClear(client, opening)) => {
-            go_on(Stream::Plain(client), opening, listener, place, shared).await;
+            Box::pin(go_on(Stream::Plain(client), opening, listener, place, &shared)).await
         }
-        Ok(Begun::Encrypts(asked)) => encrypt_elsewhere(asked, listener, place, shared),
-        Err(Refused { client, error }) => refuse(client, listener, &shared, &error).await,
+        Ok(Begun::Encrypts(asked)) => return encrypt_elsewhere(asked, listener, place, shared),
+        Err(Refused { client, error }) => return refuse(client, listener, &shared, &error).await,
+    };
+    if let Some(here) = here {
+        Box::pin(relay_here(here, &shared)).await;
     }
 }
 
@@ -101,41 +102,72 @@ fn patience(shared: &Shared) -> Patience<'_> {
 fn encrypt_elsewhere(asked: Asked, listener: Listener, place: OpenGuard, shared: Arc<Shared>) {
     let threads = shared.ciphers.clone();
     ciphers::spawn(&threads, async move {
-        let Some(front) = shared.front.clone() else {
-            unreachable!("only a port with TLS has clients that encrypt")
-        };
-        let asked = match asked.rehomed() {
-            Ok(asked) => asked,
-            Err(error) => {
-                return note_refusal(listener, &shared, &SessionError::Client(error));
-            }
-        };
-        match Box::pin(handshake::encrypt(asked, &front, patience(&shared))).await {
-            Ok((client, opening)) => go_on(client, opening, listener, place, shared).await,
-            Err(Refused { client, error }) => refuse(client, listener, &shared, &error).await,
+        // Boxed: a session shall not keep the room of its beginning for all its life.
+        let here = Box::pin(begin_encrypted(asked, listener, place, &shared)).await;
+        if let Some(here) = here {
+            relay_here(here, &shared).await;
         }
     });
 }
 
-/// Does what a client wants.
+/// Encrypts, and does what a client wants.
+async fn begin_encrypted(
+    asked: Asked,
+    listener: Listener,
+    place: OpenGuard,
+    shared: &Arc<Shared>,
+) -> Option<Box<Here>> {
+    let Some(front) = &shared.front else {
+        unreachable!("only a port with TLS has clients that encrypt")
+    };
+    let encrypting = async {
+        match asked.rehomed() {
+            Ok(asked) => handshake::encrypt(asked, front, patience(shared)).await,
+            Err(error) => Err(Refused { client: None, error: SessionError::Client(error) }),
+        }
+    };
+    match encrypting.await {
+        Ok((client, opening)) => go_on(client, opening, listener, place, shared).await,
+        Err(Refused { client, error }) => {
+            refuse(client, listener, shared, &error).await;
+            None
+        }
+    }
+}
+
+/// A session that is relayed by its own task, since one of its sides is encrypted.
+struct Here {
+    client: Stream,
+    server: Stream,
+    binding: Binding,
+    /// What the server has said already.
+    spoken: Vec<u8>,
+    terms: Terms,
+}
+
+/// Does what a client wants. What it returns is still to be relayed.
 async fn go_on(
     mut client: Stream,
     opening: Opening,
     listener: Listener,
     place: OpenGuard,
-    shared: Arc<Shared>,
-) {
+    shared: &Arc<Shared>,
+) -> Option<Box<Here>> {
     let startup = match opening {
         Opening::Startup(packet) => packet,
-        Opening::Cancel(key, packet) => return cancel::forward(&shared, &key, &packet).await,
-        Opening::Nothing => return,
+        Opening::Cancel(key, packet) => {
+            cancel::forward(shared, &key, &packet).await;
+            return None;
+        }
+        Opening::Nothing => return None,
     };
-    let admission = admission::admit(&mut client, Some(&startup), listener, &shared);
-    let admitted = match Box::pin(admission).await {
+    let admitted = match admission::admit(&mut client, Some(&startup), listener, shared).await {
         Ok(admitted) => admitted,
-        Err(error) => return refuse(Some(client), listener, &shared, &error).await,
+        Err(error) => {
+            refuse(Some(client), listener, shared, &error).await;
+            return None;
+        }
     };
-    drop(startup);
     let Admitted { target, server, claim } = admitted;
     tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
     let target = Arc::new(target);
@@ -145,12 +177,10 @@ async fn go_on(
     let terms = Terms { listener, target, follower: Some(follower), open: place };
     match (client, server) {
         (Stream::Plain(client), Stream::Plain(server)) => {
-            hand_over(client, server, spoken, terms, &shared);
+            hand_over(client, server, spoken, terms, shared);
+            None
         }
-        (client, server) => {
-            // Boxed: a session of the crew's shall not pay for the room of one that stays.
-            Box::pin(relay_here(client, server, binding, spoken, terms, &shared)).await;
-        }
+        (client, server) => Some(Box::new(Here { client, server, binding, spoken, terms })),
     }
 }
 
@@ -158,7 +188,7 @@ async fn go_on(
 async fn refuse(client: Option<Stream>, listener: Listener, shared: &Shared, error: &SessionError) {
     note_refusal(listener, shared, error);
     if let (Some(client), Some(answer)) = (client, error.answer()) {
-        dismiss(client, &answer).await;
+        Box::pin(dismiss(client, &answer)).await;
     }
 }
 
@@ -192,20 +222,14 @@ fn hand_over(client: TcpStream, server: TcpStream, spoken: Vec<u8>, terms: Terms
 }
 
 /// Relays in this task, says the last word, and counts.
-async fn relay_here(
-    mut client: Stream,
-    server: Stream,
-    binding: Binding,
-    spoken: Vec<u8>,
-    mut terms: Terms,
-    shared: &Shared,
-) {
+async fn relay_here(here: Box<Here>, shared: &Shared) {
+    let Here { mut client, server, binding, spoken, mut terms } = *here;
     let reason = match relay(&mut client, server, binding, spoken, &mut terms, shared).await {
         Ok(reason) => reason,
         Err(error) => {
             tracing::debug!(server = %terms.target.id, %error, "session ended");
             if let Some(answer) = error.answer() {
-                dismiss(client, &answer).await;
+                Box::pin(dismiss(client, &answer)).await;
             }
             error.reason()
         }
