@@ -30,6 +30,7 @@ impl Machine {
             ("cores", cores),
             ("memory", line_of("/proc/meminfo", "MemTotal").unwrap_or_default()),
             ("kernel", format!("Linux {kernel} {machine}")),
+            ("TCP congestion control", congestion_control()),
             ("descriptors of a process", (stage.connections * 2).to_string()),
             ("PostgreSQL", said(&postgres.bin.join("postgres"), "--version")),
             ("pgbench", said(&postgres.bin.join("pgbench"), "--version")),
@@ -45,6 +46,12 @@ fn line_of(file: &str, name: &str) -> Option<String> {
     let content = fs::read_to_string(file).ok()?;
     let line = content.lines().find(|line| line.starts_with(name))?;
     line.split_once(':').map(|(_, value)| value.trim().to_owned())
+}
+
+/// Some pace what they send by timers, which everybody pays for.
+fn congestion_control() -> String {
+    let file = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    file.map_or_else(|error| format!("unknown: {error}"), |name| name.trim().to_owned())
 }
 
 /// The first line that a program says; what is not installed says so in the result.
