@@ -1,5 +1,7 @@
 //! Every metric of a controller, in one table, so that manual, code and scrape agree.
 
+use std::time::Duration;
+
 use dugong_machine::{Answer, ServerState, State};
 use dugong_topology::{Making, Way};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
@@ -13,7 +15,7 @@ enum Kind {
 
 /// Name, kind, help. Counters end in `_total`.
 #[rustfmt::skip]
-const TABLE: [(&str, Kind, &str); 21] = [
+const TABLE: [(&str, Kind, &str); 22] = [
     ("dugong_controller_info",             Kind::Gauge,   "1; labels: instance, cluster, version."),
     ("dugong_generation",                  Kind::Gauge,   "Generation of the state record; 0 before there is one."),
     ("dugong_revision",                    Kind::Gauge,   "The store's revision, as last read."),
@@ -29,6 +31,7 @@ const TABLE: [(&str, Kind, &str); 21] = [
     ("dugong_data_made_total",             Kind::Counter, "Data made anew here; label: how (initdb, command, adopt, copy, rewind, prefix: its WAL was found to be one)."),
     ("dugong_checksum_failures_total",     Kind::Counter, "Pages that failed their checksum here, as PostgreSQL counts them."),
     ("dugong_data_damaged",                Kind::Gauge,   "1 while the data here is known to be damaged."),
+    ("dugong_storage_probe_seconds",       Kind::Gauge,   "How long the last small write to the disk took, or takes already; label: disk (wal, data: 0 where it is the same)."),
     ("dugong_session_renewals_failed_total", Kind::Counter, "Renewals of the store's session that failed."),
     ("dugong_settings_revision",           Kind::Gauge,   "Revision of the cluster's settings that the server here is told; 0: none were ever set."),
     ("dugong_settings_refused",            Kind::Gauge,   "1 while the server here does not take later settings of the cluster."),
@@ -127,6 +130,11 @@ pub(crate) fn count_damaged_pages(more: u64) {
 /// Shows whether the data here is known to be damaged.
 pub(crate) fn show_damaged(damaged: bool) {
     metrics::gauge!("dugong_data_damaged").set(f64::from(u8::from(damaged)));
+}
+
+/// Shows how long a disk takes to write.
+pub(crate) fn show_probe(disk: &'static str, took: Duration) {
+    metrics::gauge!("dugong_storage_probe_seconds", "disk" => disk).set(took.as_secs_f64());
 }
 
 /// Counts the answer to a declaration.

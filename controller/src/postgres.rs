@@ -5,8 +5,9 @@
 //! the next step, `supervisor.rs` takes it, `running.rs` does what can be done while the server
 //! runs. The other files are what these need, each one thing.
 //!
-//! **Invariant:** "down" is only said when for certain no process works in the data directory, and
-//! names are only said to be in force when every commit from then on waits for them (R6).
+//! **Invariant:** "down" is only said when for certain no process works in the data directory, or
+//! ever will again, and names are only said to be in force when every commit from then on waits for
+//! them (R6).
 //!
 //! **Invariant:** the server does not outlive this process, unless it was left to the next one in
 //! order; and neither a client's backend nor one that waits for the sync is ever cancelled or
@@ -65,6 +66,8 @@ mod room;
 mod running;
 mod seam;
 mod settle;
+mod storage;
+mod strikes;
 mod supervisor;
 mod tablespaces;
 mod timeline;
@@ -124,6 +127,8 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Between two commits that confirm the synchronous link.
     pub heartbeat_interval: Duration,
+    /// How long a disk may take to write before that is a strike; none: nobody looks.
+    pub storage_deadline: Option<Duration>,
     pub repair: RepairConfig,
     /// Where the first data of a new cluster comes from.
     pub origin: Origin,
@@ -148,6 +153,8 @@ pub struct Supervised {
     /// Until when a server may live out of recovery, by the clock of this machine. Enforced even
     /// while this process is paused. In the past at first: nobody is in office by itself.
     pub lease: watch::Sender<Time>,
+    /// Whether the others can do without the server, should its disk be sick. Nobody says so at first.
+    pub spared: watch::Sender<bool>,
     /// Leaves the server to the next controller, and ends the task.
     pub leave_running: oneshot::Sender<Mandate>,
     /// Whether the data here is to be given up for damaged pages.
@@ -191,6 +198,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("processes cannot be started: {0}")]
     Spawner(std::io::Error),
+    #[error("the threads that write to the disks cannot be started: {0}")]
+    Storage(std::io::Error),
 }
 
 /// Whether the data in the instance directory `dir` has served a cluster (R10). Data that cannot be
@@ -236,6 +245,13 @@ pub fn supervise(
     let (give_up, orders) = mpsc::channel(1);
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
     let (restarts, restart) = watch::channel(0);
+    let (spared, may_be_spared) = watch::channel(false);
+    let storage = storage::Storage::watch(&layout.data, settings.storage_deadline, may_be_spared)
+        .map_err(StartError::Storage)?;
+    let (told, last) = watch::channel(Server::unknown());
+    let stand_in =
+        storage::stand_in(storage.clone(), layout.workplaces(), last, seen_sender.clone());
+    tokio::spawn(stand_in);
     let (desk, migration) = watch::channel(None);
     let (damaged, damages) = watch::channel(Damaged::No);
     let (settings, layout, spawner) = (Arc::new(settings), Arc::new(layout), Arc::new(spawner));
@@ -256,6 +272,8 @@ pub fn supervise(
         leave_running: leaving,
         desk,
         damaged,
+        storage,
+        told,
         seen: seen_sender,
     };
     let supervisor = supervisor::Supervisor::new(settings, layout, spawner, clock, words);
@@ -266,6 +284,7 @@ pub fn supervise(
     Ok(Supervised {
         goal,
         lease,
+        spared,
         leave_running,
         damaged: damages,
         give_up,

@@ -24,6 +24,8 @@ use bytes::Bytes;
 use dugong_topology::{Topology, stream};
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use projection::tests as samples;
 pub use projection::topology;
 
 use crate::store::Reading;

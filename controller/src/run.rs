@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Config, HttpConfig, Origin};
 use crate::credentials::{Credentials, Keeper, Password};
 use crate::driver::{self, End, Local, Order, Wiring};
+use crate::log::Log;
 use crate::publish::Topologies;
 use crate::publish::admission::Admission;
 use crate::publish::credentials::CredentialsDesk;
@@ -31,7 +32,7 @@ use crate::publish::door::Door;
 use crate::publish::http::{self, Pages};
 use crate::publish::settings::SettingsDesk;
 use crate::store::Store;
-use crate::{first_settings, lifeline, mending, metrics, postgres, publish, service};
+use crate::{first_settings, lifeline, mending, metrics, postgres, publish, service, sparing};
 
 /// The controller beside one PostgreSQL instance: runs it, replicates it, heals it.
 ///
@@ -113,16 +114,18 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
     let filter = EnvFilter::try_new(&options.log)
         .map_err(|error| Failure::Usage(format!("--log {:?}: {error}", options.log)))?;
+    let (log, _flusher) = Log::start(std::io::stderr()).map_err(Failure::runtime)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         .init();
     raise_file_limit();
     // The main thread lives as long as the process does: what depends on its life is bound here.
     lifeline::follow_parent().map_err(Failure::runtime)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        // One may hang with a disk: it is the supervisor's.
+        .worker_threads(3)
         .enable_all()
         .build()
         .map_err(Failure::runtime)?;
@@ -163,7 +166,7 @@ async fn control(config: Config) -> Result<(), Failure> {
     let supervised = postgres::supervise(settings, clock, store.watch_settings(), credentials);
     let mut server = supervised.map_err(Failure::runtime)?;
     begin_settings(&config, store.clone(), server.goal.subscribe());
-    begin_mending(&config, store.clone(), &server);
+    begin_healing(&config, store.clone(), &server);
     let (local, local_seen) = watch::channel(Local::default());
     let topologies = publish::publish(config.cluster.clone(), store.watch());
     name_server.map(|server| tokio::spawn(server.serve(topologies.clone())));
@@ -220,9 +223,10 @@ fn begin_settings(config: &Config, store: Arc<dyn Store>, goal: watch::Receiver<
     }
 }
 
-/// Should pages of its data be damaged.
-fn begin_mending(config: &Config, store: Arc<dyn Store>, server: &postgres::Supervised) {
+/// Should pages of its data be damaged, or its disk be sick.
+fn begin_healing(config: &Config, store: Arc<dyn Store>, server: &postgres::Supervised) {
     let (damaged, give_up) = (server.damaged.clone(), server.give_up.clone());
+    tokio::spawn(sparing::tell(config.instance.clone(), store.watch(), server.spared.clone()));
     tokio::spawn(mending::mend(config.instance.clone(), store, damaged, give_up));
 }
 
@@ -299,6 +303,7 @@ fn postgres_settings(
         extra: config.postgres.settings.clone(),
         credentials,
         heartbeat_interval: config.timings.heartbeat_interval,
+        storage_deadline: config.timings.storage_deadline,
         repair: config.repair,
         origin: config.origin.clone(),
     }

@@ -1,6 +1,6 @@
 //! The disk of one instance is full while clients write, and has room again later.
 
-use dugong_tests::{Cluster, Disk, Writer, connect};
+use dugong_tests::{Cluster, DiskKind, Writer, connect};
 use dugong_topology::{InstanceId, Role, Topology};
 use tokio::task::JoinSet;
 
@@ -25,7 +25,7 @@ async fn with_disk(role: Role) -> (Cluster, Topology) {
     let mut cluster = Cluster::start().await;
     let id = cluster.with_role(role).id;
     cluster.stop().await;
-    cluster.give_disk(&id);
+    cluster.give_disk(&id, DiskKind::Small);
     cluster.resume();
     let topology = cluster.whole().await;
     assert_eq!(cluster.with_role(role).id, id, "it has the role again");
@@ -35,7 +35,7 @@ async fn with_disk(role: Role) -> (Cluster, Topology) {
 /// Fills the disk of the instance with `role` until `shows`, then frees it; the cluster is whole
 /// again by itself. Returns how many generations that took; nothing where no disk may be mounted.
 async fn full(role: Role, shows: impl Fn(&Topology, &Topology) -> bool) -> Option<(Cluster, u64)> {
-    if !Disk::is_allowed() {
+    if !DiskKind::Small.is_allowed() {
         return None;
     }
     let (cluster, before) = with_disk(role).await;

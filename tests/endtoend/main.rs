@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
+//! | `crash_loop` | a server dies at each of its starts |
 //! | `credentials` | passwords are exchanged under writers, whatever dies meanwhile |
 //! | `damage` | a page is damaged on the disk |
 //! | `disks` | a disk is full, and has room again |
@@ -17,6 +18,7 @@
 //! | `resume` | an orderly end, and everything again; data that is destroyed |
 //! | `settings` | the cluster's settings, and restarts one after the other |
 //! | `slots` | logical replication, and slots of users |
+//! | `storage` | a disk hangs, and goes on |
 //! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
 //! | `warden` | a controller that is paused, or restarted in order |
@@ -25,6 +27,7 @@
 
 mod archive;
 mod bootstrap;
+mod crash_loop;
 mod credentials;
 mod damage;
 mod disks;
@@ -39,6 +42,7 @@ mod repair;
 mod resume;
 mod settings;
 mod slots;
+mod storage;
 mod store;
 mod switchover;
 mod warden;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use dugong_tests::{
-    Cluster, Disk, Instance, Pid, Writer, connect, eventually, kill, pause, resume,
+    Cluster, DiskKind, Instance, Pid, Writer, connect, eventually, kill, pause, resume,
 };
 use dugong_topology::{InstanceId, Role, Topology};
 use tempfile::TempDir;
@@ -47,7 +47,7 @@ async fn begun(repair: Repair, disk: Option<Role>) -> (TempDir, Cluster) {
     let small = disk.map(|role| cluster.with_role(role).id);
     cluster.stop().await;
     if let Some(id) = small {
-        cluster.give_disk(&id);
+        cluster.give_disk(&id, DiskKind::Small);
     }
     let path = programs.path().to_str().expect("it is text");
     match repair {
@@ -240,7 +240,7 @@ fn note<'a>(topology: &'a Topology, instance: &InstanceId) -> &'a str {
 
 #[tokio::test]
 async fn a_copy_that_finds_no_room_is_not_begun_and_says_how_much_it_needs() {
-    if !Disk::is_allowed() {
+    if !DiskKind::Small.is_allowed() {
         return;
     }
     let (_programs, cluster) = begun(Repair::ByCopy, Some(Role::Primary)).await;

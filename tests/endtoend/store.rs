@@ -35,10 +35,10 @@ impl Locked {
 }
 
 /// The store's files, moved into another directory.
-struct Hidden(Vec<(PathBuf, PathBuf)>);
+pub(crate) struct Hidden(Vec<(PathBuf, PathBuf)>);
 
 impl Hidden {
-    fn hide(cluster: &Cluster) -> Self {
+    pub(crate) fn hide(cluster: &Cluster) -> Self {
         let (store, aside) = (cluster.store(), cluster.dir().join("aside"));
         fs::create_dir(&aside).expect("there is room beside the store");
         let name = store.file_name().and_then(OsStr::to_str).expect("it has a name").to_owned();
@@ -52,7 +52,7 @@ impl Hidden {
     }
 
     /// The database last: whoever finds it finds what belongs to it.
-    fn put_back(self) {
+    pub(crate) fn put_back(self) {
         for (from, to) in self.0.iter().rev() {
             fs::rename(to, from).expect("it can be moved back");
         }

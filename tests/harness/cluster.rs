@@ -10,7 +10,7 @@ use dugong_topology::{InstanceId, Phase, Role, Topology};
 use tempfile::TempDir;
 
 use crate::binaries::binary;
-use crate::disk::Disk;
+use crate::disk::{Disk, Kind as DiskKind};
 use crate::eventually::eventually;
 use crate::processes::{Pid, terminate};
 
@@ -191,10 +191,10 @@ impl Cluster {
         assert_eq!(self.processes(), Vec::<String>::new(), "nothing runs on");
     }
 
-    /// Moves the instance's directory to a small disk of its own, while nothing runs.
-    pub fn give_disk(&mut self, id: &InstanceId) {
+    /// Moves the instance's directory to a disk of its own, while nothing runs.
+    pub fn give_disk(&mut self, id: &InstanceId, kind: DiskKind) {
         assert!(self.up.is_none(), "the cluster runs");
-        self.disks.push(Disk::below(&self.dir().join(id.as_str())));
+        self.disks.push(Disk::below(&self.dir().join(id.as_str()), kind));
     }
 
     /// The disk that was given last.
@@ -252,6 +252,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        self.disks.iter().for_each(Disk::release);
         if std::thread::panicking() {
             self.show_logs();
         }

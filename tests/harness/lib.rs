@@ -24,7 +24,7 @@ mod processes;
 pub use binaries::{binary, built};
 pub use client::{Report, Writer, connect};
 pub use cluster::{Cluster, Instance};
-pub use disk::Disk;
+pub use disk::{Disk, Kind as DiskKind};
 pub use etcd::Etcd;
 pub use eventually::eventually;
 pub use manager::ServiceManager;

@@ -18,7 +18,7 @@ pub(super) const SECTIONS: [(&str, &[&str]); 8] = [
                 "request_timeout", "session_ttl"]),
     ("dns", &["listen", "zone", "ttl"]),
     ("timings", &["link_ttl", "heartbeat_interval", "sync_timeout", "restart_after",
-                  "stuck_after", "forget_after"]),
+                  "stuck_after", "forget_after", "storage_deadline"]),
     ("repair", &["rewind_timeout", "copy_max_rate", "keep_diverged", "damaged"]),
 ];
 

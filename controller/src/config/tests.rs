@@ -58,6 +58,7 @@ sync_timeout = "1s"
 restart_after = "6s"
 stuck_after = "1min"
 forget_after = "1day"
+storage_deadline = "20s"
 
 [repair]
 rewind_timeout = "2h"

@@ -27,6 +27,9 @@ pub struct Timings {
     /// How long an async may be away before it is dropped from the record. Default 1 h; longer
     /// than a session.
     pub forget_after: Duration,
+    /// How long a disk may take to write a small file before that is a strike against it. Default
+    /// 10 s. None: nobody looks; `storage_deadline = "0s"`.
+    pub storage_deadline: Option<Duration>,
 }
 
 /// What the section may say, with its defaults.
@@ -45,6 +48,8 @@ pub(super) struct RawTimings {
     stuck_after: Duration,
     #[serde(with = "units::duration")]
     forget_after: Duration,
+    #[serde(with = "units::duration")]
+    storage_deadline: Duration,
 }
 
 impl Default for RawTimings {
@@ -56,6 +61,7 @@ impl Default for RawTimings {
             restart_after: Duration::from_secs(5),
             stuck_after: Duration::from_secs(30),
             forget_after: Duration::from_secs(3600),
+            storage_deadline: Duration::from_secs(10),
         }
     }
 }
@@ -72,6 +78,7 @@ impl RawTimings {
             restart_after,
             stuck_after,
             forget_after,
+            storage_deadline,
         } = self;
         let shortest = Duration::from_millis(50);
         let longest = Duration::from_secs(60);
@@ -108,6 +115,20 @@ impl RawTimings {
             restart_after,
             stuck_after,
             forget_after,
+            storage_deadline: checked_storage_deadline(storage_deadline)?,
         })
     }
+}
+
+fn checked_storage_deadline(value: Duration) -> Result<Option<Duration>, ConfigProblem> {
+    // A checkpoint makes a disk slow for moments; whoever waits for longer than that waits in vain.
+    let (shortest, longest) = (Duration::from_secs(1), Duration::from_secs(600));
+    if value.is_zero() {
+        return Ok(None);
+    }
+    if !(shortest..=longest).contains(&value) {
+        let key = "timings.storage_deadline";
+        return Err(ConfigProblem::OutOfRange { key, value, shortest, longest });
+    }
+    Ok(Some(value))
 }

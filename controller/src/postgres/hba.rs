@@ -117,6 +117,7 @@ mod tests {
             extra: BTreeMap::new(),
             credentials: Credentials::generate().unwrap(),
             heartbeat_interval: Duration::from_secs(1),
+            storage_deadline: None,
             repair: crate::config::RepairConfig::default(),
             origin: crate::config::Origin::default(),
         }

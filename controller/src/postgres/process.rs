@@ -28,6 +28,9 @@ use tokio::time::Instant;
 /// How long [`end_all`] waits for killed processes before it says that they do not go.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long it waits for those that are held in the kernel, and never come back from there.
+const DOOMED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The thread that forks every child. Dropping it sends them their parent-death signal.
 #[derive(Debug)]
 pub(super) struct Spawner {
@@ -169,7 +172,8 @@ impl Exit {
 ///
 /// Processes that may not be killed, or do not go.
 pub(super) async fn end_all(directories: &[PathBuf]) -> Result<(), StillThere> {
-    let deadline = Instant::now() + KILL_PATIENCE;
+    let begun = Instant::now();
+    let deadline = begun + KILL_PATIENCE;
     loop {
         let found = servers_in(directories)?;
         for pid in &found {
@@ -180,7 +184,9 @@ pub(super) async fn end_all(directories: &[PathBuf]) -> Result<(), StillThere> {
         }
         let orphans = reap_orphans();
         let late = Instant::now() > deadline;
+        let doomed = begun.elapsed() > DOOMED_PATIENCE && found.iter().all(|pid| is_doomed(*pid));
         match found.first() {
+            Some(first) if doomed => return Err(StillThere::Doomed { pid: number(*first) }),
             Some(first) if late => return Err(StillThere::Stuck { pid: number(*first) }),
             Some(_) => (),
             // Who has left its directory does nothing any more: that is certain enough for a
@@ -192,6 +198,32 @@ pub(super) async fn end_all(directories: &[PathBuf]) -> Result<(), StillThere> {
     }
 }
 
+/// Whether a process will never run another instruction of its program: it was killed, and waits in
+/// the kernel for what cannot be interrupted. When that ends, the process does.
+fn is_doomed(pid: Pid) -> bool {
+    let Some(Stat { state: 'D', flags, .. }) = Stat::read(pid) else { return false };
+    if flags & EXITING != 0 {
+        return true;
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", number(pid))).unwrap_or_default();
+    is_kill_pending(&status)
+}
+
+/// Whether `/proc/PID/status` shows SIGKILL among the pending signals, of the thread or the process.
+fn is_kill_pending(status: &str) -> bool {
+    let masks = status.lines().filter_map(|line| {
+        let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    masks.fold(0, |all, mask| all | mask) & SIGKILL != 0
+}
+
+/// SIGKILL is number 9, and the first bit is of number 1.
+const SIGKILL: u64 = 1 << 8;
+
+/// PF_EXITING of the kernel: it is on its way out already.
+const EXITING: u64 = 0x4;
+
 /// Why it is not certain that a directory has no server process.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StillThere {
@@ -202,6 +234,13 @@ pub(super) enum StillThere {
          its disk may hang"
     )]
     Stuck { pid: i32 },
+    /// Killed, all of them, and held in the kernel: their next step is their last. What they were
+    /// about to write may still be written, so that no server is to be started before they are gone.
+    #[error(
+        "process {pid} works in the data directory and was killed, but its disk holds it: it ends when \
+         that goes on"
+    )]
+    Doomed { pid: i32 },
     #[error("/proc cannot be read, so server processes cannot be found: {0}")]
     Proc(#[from] io::Error),
 }
@@ -282,6 +321,8 @@ pub(super) struct Stat {
     pub(super) parent: i32,
     /// 0: it began outside of this PID namespace.
     session: i32,
+    /// The kernel's word for what it does (PF_…).
+    flags: u64,
 }
 
 impl Stat {
@@ -293,7 +334,8 @@ impl Stat {
         let state = rest.next()?.chars().next()?;
         let parent = rest.next()?.parse().ok()?;
         let session = rest.nth(1)?.parse().ok()?;
-        Some(Self { name: text.get(begin + 1..end)?.to_owned(), state, parent, session })
+        let flags = rest.nth(2)?.parse().ok()?;
+        Some(Self { name: text.get(begin + 1..end)?.to_owned(), state, parent, session, flags })
     }
 }
 
@@ -303,4 +345,29 @@ pub(super) fn sleeps(pid: i32) -> Option<u64> {
         fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
     line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_kill_is_read_off_either_mask() {
+        #[rustfmt::skip]
+        let cases = [
+            ("Name:\tpostgres\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n", true),
+            ("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000102\n",                   true),
+            ("SigPnd:\t0000000000000200\nShdPnd:\t0000000000000080\n",                   false),
+            ("",                                                                           false),
+        ];
+        for (status, pending) in cases {
+            assert_eq!(is_kill_pending(status), pending, "{status}");
+        }
+    }
+
+    #[test]
+    fn whoever_runs_is_not_doomed() {
+        assert!(!is_doomed(os::getpid()));
+        assert_eq!(Stat::read(os::getpid()).unwrap().flags & EXITING, 0);
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dugong_machine::{Run, Server};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Seen;
@@ -15,12 +15,14 @@ pub(super) const REPEAT: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Reporter {
     seen: mpsc::Sender<Seen>,
+    /// Each one, for whoever stands in for a supervisor that hangs.
+    told: watch::Sender<Server>,
     last: Option<(Server, Instant)>,
 }
 
 impl Reporter {
-    pub(super) fn new(seen: mpsc::Sender<Seen>) -> Self {
-        Self { seen, last: None }
+    pub(super) fn new(seen: mpsc::Sender<Seen>, told: watch::Sender<Server>) -> Self {
+        Self { seen, told, last: None }
     }
 
     /// The way to the reader, to notice its end.
@@ -29,6 +31,7 @@ impl Reporter {
     }
 
     pub(super) async fn report(&mut self, server: Server) {
+        self.told.send_replace(server.clone());
         let known = self.last.as_ref();
         if known.is_some_and(|(last, at)| *last == server && at.elapsed() < REPEAT) {
             return;

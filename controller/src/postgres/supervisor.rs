@@ -4,8 +4,10 @@ mod anew;
 mod damaged;
 mod giving_up;
 mod restart;
+mod sick;
 mod succession;
 mod waiting;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::Settings;
 use super::adoption::Adopted;
 use super::certificates::Certificates;
 use super::configuration::{self, Clients, Live, Source};
@@ -31,13 +34,13 @@ use super::names::Names;
 use super::pace::{Backoff, Pace, pace};
 use super::plan::{Process, Step, next_step};
 use super::postmaster::{Patience, Postmaster};
-use super::process::{Spawner, end_all};
+use super::process::{Spawner, StillThere, end_all};
 use super::refused::with_next_step;
 use super::reporter::{REPEAT, Reporter};
 use super::room::Disks;
 use super::running::{Place, Running, generation_of, see_generation};
+use super::storage::Storage;
 use super::warden::Term;
-use super::{Seen, Settings};
 use crate::clock::Clock;
 use crate::credentials::Credentials;
 
@@ -49,9 +52,12 @@ use self::waiting::{Owner, ended, superseded, told};
 pub use self::damaged::Damaged;
 pub use self::giving_up::{GiveUp, Why};
 pub(super) use self::succession::Inheritance;
+pub(super) use self::words::Words;
 
 /// Between two searches for processes while none should be there.
 const SEARCH: Duration = Duration::from_secs(1);
+/// The longest that a killed warden is waited for.
+const WARDEN_PATIENCE: Duration = Duration::from_secs(2);
 /// A server that has run for this long has not failed to start.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -83,6 +89,7 @@ pub(super) struct Supervisor {
     /// Why the goal is not reached, in words; none while that is a matter of time.
     trouble: Option<String>,
     disks: Disks,
+    storage: Storage,
     certificates: Certificates,
     /// The life in which a primary died: it is started again only for a later one.
     died_in: Option<u32>,
@@ -104,19 +111,6 @@ pub(super) struct Supervisor {
     changed: Instant,
 }
 
-/// What the supervisor is told, and where it tells what it sees.
-pub(super) struct Words {
-    pub(super) goals: watch::Receiver<Option<Goal>>,
-    pub(super) lease: watch::Receiver<Time>,
-    pub(super) adopted: watch::Receiver<Adopted>,
-    pub(super) credentials: watch::Receiver<Arc<Credentials>>,
-    pub(super) restart: watch::Receiver<u64>,
-    pub(super) leave_running: oneshot::Receiver<Mandate>,
-    pub(super) desk: Desk,
-    pub(super) damaged: watch::Sender<Damaged>,
-    pub(super) seen: mpsc::Sender<Seen>,
-}
-
 impl Supervisor {
     pub(super) fn new(
         settings: Arc<Settings>,
@@ -134,6 +128,8 @@ impl Supervisor {
             leave_running,
             desk,
             damaged,
+            storage,
+            told,
             seen,
         } = words;
         let (beating, beats) = watch::channel(Beating::Still);
@@ -155,7 +151,7 @@ impl Supervisor {
             restart,
             leave_running: Some(leave_running),
             desk: Arc::new(desk),
-            reporter: Reporter::new(seen),
+            reporter: Reporter::new(seen, told),
             beating,
             _heart: heart,
             data: Data::Unknown,
@@ -163,6 +159,7 @@ impl Supervisor {
             shut_down_at: None,
             trouble: None,
             disks: Disks::default(),
+            storage,
             certificates,
             died_in: None,
             destroyed: false,
@@ -217,6 +214,7 @@ impl Supervisor {
             let goals = self.goals.clone();
             let turn_begun = Instant::now();
             let reader = self.reporter.reader();
+            let (storage, up) = (self.storage.clone(), self.running.is_some());
             tokio::select! {
                 biased;
                 // A dropped turn loses nothing: what it has done is in `self`.
@@ -233,6 +231,7 @@ impl Supervisor {
                 Ok(()) = restarts.changed() => self.begin_restart("an operator has asked for it"),
                 order = asked(&mut orders) => self.give_up(order).await,
                 still = superseded(goals, goal.as_ref(), turn_begun) => if still == Owner::Gone { break },
+                () = storage.to_be_ended(), if up => self.end_beside_a_sick_disk().await,
                 () = self.turn_and_pause(goal.as_ref()) => (),
             }
         }
@@ -263,6 +262,9 @@ impl Supervisor {
     /// One step towards the goal; what is seen after it.
     async fn turn(&mut self, goal: Option<&Goal>) -> Run {
         self.take_credentials();
+        if let Some(run) = self.rest_beside_a_sick_disk().await {
+            return run;
+        }
         let process = match &self.running {
             None => Process::Down,
             Some(running) if running.postmaster.is_stopping() => Process::Stopping,
@@ -440,7 +442,8 @@ impl Supervisor {
         }
     }
 
-    /// Kills what runs here, and returns once nothing does.
+    /// Kills what runs here, and returns once nothing does; beside a sick disk, once nothing will ever
+    /// do anything again.
     async fn end_everything(&mut self) {
         if let Some(running) = &mut self.running {
             running.postmaster.kill();
@@ -448,21 +451,24 @@ impl Supervisor {
             // One that does not go is found below, and said.
             let _ = tokio::time::timeout(Duration::from_secs(1), exit.wait()).await;
         }
-        loop {
+        let gone = loop {
             match end_all(&self.layout.workplaces()).await {
-                Ok(()) => break,
+                Ok(()) => break true,
+                Err(StillThere::Doomed { .. }) if self.storage.sick().is_some() => break false,
                 Err(still_there) => {
                     self.trouble = Some(still_there.to_string());
                     self.report(Run::Busy(Work::Stopping)).await;
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
-        }
+        };
         if let Some(running) = self.running.take() {
             running.postmaster.kill_warden();
-            running.postmaster.exit().wait().await;
+            // One that logs to a disk that hangs does not go, and does nothing any more either.
+            let _ = tokio::time::timeout(WARDEN_PATIENCE, running.postmaster.exit().wait()).await;
         }
-        self.searched = Some(Instant::now());
+        // Before another one is started, it is looked for again.
+        self.searched = gone.then(Instant::now);
     }
 
     /// The server process has ended: asked to, or not.
@@ -557,10 +563,9 @@ impl Supervisor {
         self.disks.look(&self.layout);
         let (data, room) = (self.data.clone(), self.disks.room());
         let trouble = self.disks.amend(self.trouble.clone()).map(with_next_step);
-        let trouble = match (trouble, self.tell_damage()) {
-            (Some(trouble), Some(damage)) => Some(format!("{trouble}; {damage}")),
-            (trouble, damage) => trouble.or(damage),
-        };
+        let more = [self.words_beside_a_sick_disk(), self.tell_damage()];
+        let all: Vec<_> = trouble.into_iter().chain(more.into_iter().flatten()).collect();
+        let trouble = (!all.is_empty()).then(|| all.join("; "));
         let shut_down_at = self.shut_down_at.filter(|_| run == Run::Down);
         let server = Server { data, run, room, shut_down_at, trouble };
         self.reporter.report(server).await;

@@ -154,13 +154,12 @@ impl Warden {
             self.reap()?;
             let end = end_of(self.term, self.controller);
             if self.exited.is_some() {
-                return self.end();
+                return self.end(None);
             }
             if let Some((at, why)) = end
                 && Clock.now() >= at
             {
-                say(&format!("FATAL:  {why}: every process of the server is killed"));
-                return self.end();
+                return self.end(Some(why));
             }
             self.wait(end)?;
         }
@@ -261,8 +260,9 @@ impl Warden {
         }
     }
 
-    /// Kills what is left of the server, and returns once nothing is.
-    fn end(&mut self) -> io::Result<()> {
+    /// Kills what is left of the server, and returns once nothing is. Says why, if it is not because the
+    /// server has ended by itself: after the kill, since the log may be on a disk that hangs.
+    fn end(&mut self, mut why: Option<Why>) -> io::Result<()> {
         let mut round = ROUND.0;
         while self.reap()? == Left::Some {
             let me = number(os::getpid());
@@ -277,8 +277,17 @@ impl Warden {
                     let _ = os::kill_process(pid, Signal::KILL);
                 }
             }
+            // In the first round the postmaster was killed, in the next one what it had made meanwhile.
+            if round > ROUND.0
+                && let Some(why) = why.take()
+            {
+                say(&format!("FATAL:  {why}: every process of the server is killed"));
+            }
             std::thread::sleep(round);
             round = ROUND.1.min(round * 2);
+        }
+        if let Some(why) = why {
+            say(&format!("FATAL:  {why}: every process of the server is killed"));
         }
         if let (Some(connection), Some(status)) = (&mut self.connection, self.exited) {
             connection.tell(&News::Exited(status));

@@ -140,7 +140,7 @@ fn lag_bytes(snapshot: &Snapshot, presence: &Presence, depth: usize) -> Option<u
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use dugong_machine::{Declared, LagAge, Reason, StandbyLag, SystemIdentifier};
@@ -148,7 +148,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::publish) fn id(name: &str) -> InstanceId {
+    pub(crate) fn id(name: &str) -> InstanceId {
         name.parse().unwrap()
     }
 
@@ -157,7 +157,7 @@ pub(super) mod tests {
         Some(StandbyLag { upstream_end: Lsn(upstream_end), replayed: Lsn(replayed), age })
     }
 
-    pub(in crate::publish) fn presence(name: &str, server: ServerState) -> Presence {
+    pub(crate) fn presence(name: &str, server: ServerState) -> Presence {
         Presence {
             id: id(name),
             postgres: Address::loopback(5000),
@@ -178,7 +178,7 @@ pub(super) mod tests {
     }
 
     /// pg-1 is the primary, pg-2 its sync, pg-3 an async, in generation 3.
-    pub(in crate::publish) fn snapshot(presences: Vec<(Presence, Session)>) -> Snapshot {
+    pub(crate) fn snapshot(presences: Vec<(Presence, Session)>) -> Snapshot {
         let record = Record {
             cluster: "main".to_owned(),
             system_identifier: SystemIdentifier(7),

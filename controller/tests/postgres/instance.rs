@@ -176,6 +176,7 @@ impl Instance {
             extra: BTreeMap::from([("shared_buffers".to_owned(), "16MB".to_owned())]),
             credentials,
             heartbeat_interval: Duration::from_millis(200),
+            storage_deadline: None,
             repair: RepairConfig::default(),
             origin: Origin::default(),
         }
