@@ -15,6 +15,7 @@ use super::Settings;
 use super::layout::Layout;
 use super::link::Link;
 use super::process::Exit;
+use super::storage::Starts;
 use super::warden::{self, Order, SOCKET, Term};
 use crate::service;
 
@@ -54,13 +55,15 @@ pub(super) enum Patience {
 }
 
 impl Postmaster {
-    /// Starts the server on `data`, below a warden. `extra` are further arguments.
+    /// Starts the server on `data`, below a warden. `extra` are further arguments. `starts`: whether one
+    /// may be started by now; asked after the last thing that may hang in a disk.
     pub(super) async fn start(
         settings: &Settings,
         layout: &Layout,
         data: &Path,
         extra: &[String],
         term: Term,
+        starts: &Starts,
     ) -> io::Result<Self> {
         let (log, log_begin) = open_log(&layout.log)?;
         let mut command = Command::new(&settings.warden);
@@ -76,6 +79,7 @@ impl Postmaster {
             .current_dir(&layout.dir)
             .stdout(log.try_clone()?)
             .stderr(log);
+        let _permit = starts.permit().await?;
         let link = Link::start(command).await?;
         Ok(Self { link, log_begin, stopping: None })
     }

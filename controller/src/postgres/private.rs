@@ -16,6 +16,7 @@ use super::look::look_at_standby;
 use super::making::{MakingError, Workshop};
 use super::postmaster::Postmaster;
 use super::replay::ReplayProbe;
+use super::storage::Starts;
 use super::warden::Term;
 
 /// Between two looks.
@@ -55,7 +56,9 @@ impl<'a> Workshop<'a> {
             .chain(settings)
             .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
             .collect();
-        let postmaster = Postmaster::start(own, layout, data, &arguments, Term::Free).await?;
+        let postmaster =
+            Postmaster::start(own, layout, data, &arguments, Term::Free, &Starts::default())
+                .await?;
         let user = own.credentials.superuser.name.clone();
         let door = Door { socket_dir: layout.run.clone(), port, user };
         Ok(Private { layout, postmaster, door })

@@ -15,13 +15,13 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc as threads;
+use std::sync::{Arc, mpsc as threads};
 use std::thread;
 use std::time::Duration;
 
 use dugong_machine::{Run, Server, Work};
 use rustix::io::Errno;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, MutexGuard, mpsc, watch};
 use tokio::time::Instant;
 
 use super::Seen;
@@ -50,6 +50,7 @@ pub(super) struct Storage {
     sick: Option<watch::Receiver<Option<String>>>,
     /// Whether another instance can do without the server here.
     spared: Option<watch::Receiver<bool>>,
+    starts: Starts,
 }
 
 impl Storage {
@@ -65,7 +66,7 @@ impl Storage {
         let rest = Probe::start("data", data.to_owned(), Some(data.join("pg_wal")))?;
         let (told, sick) = watch::channel(None);
         tokio::spawn(judge([wal, rest], deadline, told));
-        Ok(Self { sick: Some(sick), spared: Some(spared) })
+        Ok(Self { sick: Some(sick), spared: Some(spared), starts: Starts::default() })
     }
 
     /// Why a disk is sick, in words.
@@ -78,11 +79,40 @@ impl Storage {
         self.sick().filter(|_| self.spared.as_ref().is_some_and(|spared| *spared.borrow()))
     }
 
+    /// Whether a server may be started.
+    pub(super) fn starts(&self) -> &Starts {
+        &self.starts
+    }
+
     /// Returns when that becomes so.
     pub(super) async fn to_be_ended(&self) {
         while self.sick_and_spared().is_none() {
             tokio::time::sleep(LOOK).await;
         }
+    }
+}
+
+/// Whether a server may be started: not while somebody says, in the supervisor's place, that none runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Starts(Arc<Mutex<bool>>);
+
+impl Starts {
+    /// A permit, to be held until the server can be found by whoever ends it.
+    ///
+    /// # Errors
+    ///
+    /// None is to be started.
+    pub(super) async fn permit(&self) -> io::Result<MutexGuard<'_, bool>> {
+        let refused = self.0.lock().await;
+        if *refused {
+            return Err(io::Error::other("its disk hung, and others were told that none runs"));
+        }
+        Ok(refused)
+    }
+
+    /// From now on none is, or again is; after those that are on their way.
+    async fn refuse(&self, refused: bool) {
+        *self.0.lock().await = refused;
     }
 }
 
@@ -186,9 +216,9 @@ fn is_of_the_disk(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
-/// Ends the server in the place of a supervisor that hangs in a sick disk, and says so; until nobody
-/// listens any more. What that one was about to do is of yesterday once it can: its server is gone,
-/// and a primary's lease has ended.
+/// Ends the server in the place of a supervisor that hangs in a sick disk, and says so, until that one
+/// tells something again. What it was about to do is of yesterday then: its server is gone, and it may
+/// have started none.
 pub(super) async fn stand_in(
     storage: Storage,
     workplaces: [PathBuf; 9],
@@ -201,11 +231,13 @@ pub(super) async fn stand_in(
         if news {
             told.borrow_and_update();
             heard = Instant::now();
+            storage.starts.refuse(false).await;
         }
         let Some(words) = storage.sick_and_spared() else { continue };
         if heard.elapsed() < SILENCE {
             continue;
         }
+        storage.starts.refuse(true).await;
         let (run, trouble) = match end_all(&workplaces).await {
             Ok(()) | Err(StillThere::Doomed { .. }) => (Run::Down, words),
             Err(still_there) => (Run::Busy(Work::Stopping), format!("{words}; {still_there}")),
@@ -231,6 +263,20 @@ mod tests {
         assert_eq!(std::fs::read(wal.join(FILE)).unwrap().len(), BYTES);
         assert_eq!(write(folder.path(), Some(&wal)), Stage::Done);
         assert!(!folder.path().join(FILE).exists(), "it is the same disk");
+    }
+
+    #[tokio::test]
+    async fn nobody_says_that_no_server_runs_while_one_is_started_and_none_is_started_after_that() {
+        let starts = Starts::default();
+        let permit = starts.permit().await.unwrap();
+        let refusing = starts.refuse(true);
+        tokio::pin!(refusing);
+        assert!(futures_util::poll!(&mut refusing).is_pending());
+        drop(permit);
+        refusing.await;
+        assert!(starts.permit().await.is_err());
+        starts.refuse(false).await;
+        assert!(starts.permit().await.is_ok());
     }
 
     #[test]

@@ -421,7 +421,8 @@ impl Supervisor {
             StartsAs::Primary => Term::Until(*self.lease.borrow()),
             StartsAs::Standby => Term::Free,
         };
-        let mut postmaster = Postmaster::start(settings, layout, &layout.data, &[], term)
+        let starts = self.storage.starts();
+        let mut postmaster = Postmaster::start(settings, layout, &layout.data, &[], term, starts)
             .await
             .map_err(file("its program"))?;
         if role == StartsAs::Primary {
