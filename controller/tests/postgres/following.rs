@@ -170,10 +170,17 @@ fn a_primary_that_is_away_ends_nothing_and_is_followed_again() {
             client.batch_execute(drop).await.map_err(|error| error.to_string())
         })
         .await;
+        let next = client.query_one("SELECT pg_walfile_name(pg_current_wal_lsn())", &[]).await;
+        let next = server.data().join("pg_wal").join(next.unwrap().get::<_, &str>(0));
         for _ in 0..3 {
-            let words = "INSERT INTO t VALUES (2); SELECT pg_switch_wal(); CHECKPOINT";
+            let words = "INSERT INTO t VALUES (2); SELECT pg_switch_wal()";
             client.batch_execute(words).await.unwrap();
         }
+        eventually("it was archived, and is gone", SOON, async || {
+            client.batch_execute("CHECKPOINT").await.unwrap();
+            if next.exists() { Err(format!("{} is there", next.display())) } else { Ok(()) }
+        })
+        .await;
         let mut instance = ended.resume();
         instance.want(Goal::Initialised);
         until_told(&mut instance, "it is copied again").await;
