@@ -1,6 +1,7 @@
 //! An orderly end, and everything again; data that is destroyed; words for what is wrong.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use dugong_tests::{Cluster, eventually, kill, pause, resume};
 use dugong_topology::{Generation, Phase, Role};
@@ -30,7 +31,14 @@ async fn destroyed_data_is_replaced_by_a_copy() {
         let victim = cluster.with_role(role);
         let postmaster = victim.postmaster().unwrap();
         // As a destroyed disk would: the files first, and the server with them.
-        fs::remove_dir_all(victim.data()).unwrap();
+        eventually("everything is removed", SOON, async || {
+            // The server writes meanwhile: what it made anew is removed by the next try.
+            match fs::remove_dir_all(victim.data()) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(error.to_string()),
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+        .await;
         kill(postmaster);
         writer.goes_on(20, SOON).await;
         eventually("a fresh copy is there", SOON, async || {

@@ -8,7 +8,7 @@ use dugong_topology::InstanceId;
 use tokio::time::Instant;
 
 use super::configuration::{self, Live};
-use super::control::{LookError, Session, optional, text, value};
+use super::control::{LookError, Session, only, optional, text, value};
 use super::layout::Durability;
 use super::names::Proof;
 use super::running::{Place, Running};
@@ -19,6 +19,13 @@ const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const SENDER_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks at what changes within milliseconds.
 const GLANCE: Duration = Duration::from_millis(5);
+
+/// Whether this session's process is younger than the postmaster's last reload, which ends when all
+/// of its processes are told. One that was told itself shows the time of that.
+///
+/// Source: PostgreSQL's `process_pm_reload_request`, `PgReloadTime`.
+const BEGAN_AFTER_RELOAD: &str = "SELECT backend_start > pg_conf_load_time() \
+                                  FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 impl Running {
     /// Brings the settings to `wanted`, one kind of change after the other, each confirmed.
@@ -93,7 +100,8 @@ impl Running {
         confirmed
     }
 
-    /// A connection that was opened after the reload shows what every later one will have.
+    /// A connection that began after the reload shows what every later one will have, and that every
+    /// process was told.
     async fn wait_for_reload(&self, place: Place<'_>) -> Result<Session, LookError> {
         let deadline = Instant::now() + RELOAD_PATIENCE;
         loop {
@@ -128,7 +136,7 @@ impl Running {
             .ask(&format!(
                 "SELECT name, setting, sourcefile FROM pg_settings WHERE name IN ({}); \
                  SELECT sourcefile, sourceline, name, error FROM pg_file_settings \
-                 WHERE error IS NOT NULL",
+                 WHERE error IS NOT NULL; {BEGAN_AFTER_RELOAD}",
                 names.join(", ")
             ))
             .await?;
@@ -156,7 +164,10 @@ impl Running {
                 )));
             }
         }
-        Ok(None)
+        // One that was there before has been told by itself, and others may not have been yet.
+        let began_after = text(only(&sets, 2)?, 0) == Some("t");
+        Ok((!began_after)
+            .then(|| "the server does not finish reading its configuration".to_owned()))
     }
 
     /// Waits until no WAL sender is left that could release a commit by older names.

@@ -63,6 +63,11 @@ impl Server {
             .spawn()
             .unwrap();
         self.process = Some(child);
+        self.client().await
+    }
+
+    /// A connection, as soon as it takes one.
+    pub(crate) async fn client(&self) -> Client {
         let (client, connection) = eventually("it takes connections", SOON, async || {
             let mut config = tokio_postgres::Config::new();
             config.host_path(self.folder.path()).port(self.port);

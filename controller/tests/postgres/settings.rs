@@ -1,13 +1,21 @@
 //! The cluster's settings, as one server takes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dugong_controller::postgres::{Here, Objection, Takes};
 use dugong_controller::store::{ClusterSettings, Edition};
 use dugong_machine::{Access, Run};
+use dugong_tests::eventually;
 use dugong_topology::Revision;
+use rustix::process::{Pid, Signal};
+use tokio_postgres::Client;
 
+use super::bare::{Server, append};
 use super::instance::{Instance, as_postgres, each};
+
+/// The longest that anything here may take.
+const SOON: Duration = Duration::from_secs(60);
 
 fn edition(revision: u64, values: &[(&str, &str)]) -> Edition {
     let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -100,5 +108,41 @@ fn a_restart_of_a_primary_waits_for_the_machines_word_and_changes_no_names() {
         primary.until_primary("it is open", |view| view.access == Access::ReadWrite).await;
         assert_eq!(setting(&primary, "max_connections").await, "120");
         assert!(primary.advisor().here().await.pending.is_empty());
+    });
+}
+
+/// What "in force" rests on: a process that was told by itself proves nothing about the others.
+#[test]
+fn a_session_knows_whether_it_began_after_the_last_reload() {
+    as_postgres(async {
+        let mut server = Server::make();
+        let before = server.start().await;
+        let began_after = "SELECT backend_start > pg_conf_load_time() \
+                           FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let shown = async |client: &Client| {
+            let row = client.query_one("SHOW work_mem", &[]).await.unwrap();
+            let began_after = client.query_one(began_after, &[]).await.unwrap();
+            (row.get::<_, String>(0), began_after.get::<_, bool>(0))
+        };
+        assert_eq!(shown(&before).await, ("9MB".to_owned(), true));
+
+        append(&server.data().join("postgresql.conf"), "work_mem = '11MB'\n");
+        let pid: i32 = before.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let pid = Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, Signal::HUP).unwrap();
+        let told = eventually("it is told", SOON, async || {
+            let now = shown(&before).await;
+            if now.0 == "11MB" { Ok(now.1) } else { Err(now.0) }
+        });
+        assert!(!told.await, "but by itself");
+        let other = server.client().await;
+        assert_eq!(shown(&other).await, ("9MB".to_owned(), true), "nobody else was");
+
+        before.query_one("SELECT pg_reload_conf()", &[]).await.unwrap();
+        eventually("the others are", SOON, async || {
+            let now = shown(&server.client().await).await;
+            if now == ("11MB".to_owned(), true) { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
     });
 }
