@@ -2,19 +2,13 @@
 
 use std::fs;
 
-use dugong_tests::{Instance, kill};
-use dugong_topology::{Role, Topology};
+use dugong_tests::kill;
+use dugong_topology::Role;
 
-use crate::{SOON, nothing_is_lost, words, written_to};
+use crate::{SOON, nothing_is_lost, says, words, written_to};
 
 /// As an operator's `ALTER SYSTEM` on this one instance leaves it, for a library that was removed since.
 const LIBRARY: &str = "shared_preload_libraries = 'no_such_library'\n";
-
-fn says(topology: &Topology, instance: &Instance, what: &str) -> bool {
-    let mut members = topology.members();
-    let member = members.find(|(_, member)| member.id == instance.id);
-    member.and_then(|(_, member)| member.note.as_deref()).is_some_and(|note| note.contains(what))
-}
 
 #[tokio::test]
 async fn of_a_standby_is_told_with_its_cause_and_ends_with_it() {

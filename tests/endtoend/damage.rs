@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use dugong_tests::{Cluster, Instance, connect, eventually};
-use dugong_topology::{Role, Topology};
+use dugong_topology::Role;
 use tokio_postgres::Client;
 
-use crate::{SOON, direct_dsn, metrics, nothing_is_lost, superuser_dsn, words, written_to};
+use crate::{SOON, direct_dsn, metrics, nothing_is_lost, says, superuser_dsn, words, written_to};
 
 const ROWS: i64 = 2000;
 
@@ -67,13 +67,6 @@ async fn restart(cluster: &Cluster, instance: &Instance) {
 
 async fn superuser(cluster: &Cluster, instance: &Instance) -> Client {
     connect(&superuser_dsn(cluster, instance)).await.expect("its server runs")
-}
-
-/// What the instance says about itself, for people.
-fn says(topology: &Topology, instance: &Instance, what: &str) -> bool {
-    let mut members = topology.members();
-    let member = members.find(|(_, member)| member.id == instance.id);
-    member.and_then(|(_, member)| member.note.as_deref()).is_some_and(|note| note.contains(what))
 }
 
 async fn metric(cluster: &Cluster, instance: &Instance, name: &str) -> Option<u64> {

@@ -53,7 +53,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use dugong_tests::{Cluster, Instance, Report, Writer, eventually, kill};
-use dugong_topology::Address;
+use dugong_topology::{Address, Topology};
 
 /// Within this time writes go on after anything that these tests do, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -95,6 +95,13 @@ fn page_of(address: &Address) -> std::io::Result<String> {
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     Ok(page)
+}
+
+/// Whether an instance says this about itself, for people.
+fn says(topology: &Topology, instance: &Instance, what: &str) -> bool {
+    let mut members = topology.members();
+    let member = members.find(|(_, member)| member.id == instance.id);
+    member.and_then(|(_, member)| member.note.as_deref()).is_some_and(|note| note.contains(what))
 }
 
 /// All that a command has said.

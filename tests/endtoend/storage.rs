@@ -4,7 +4,7 @@ use dugong_tests::{Cluster, DiskKind, Instance, Writer, eventually};
 use dugong_topology::{Role, Topology};
 
 use crate::store::Hidden;
-use crate::{SOON, nothing_is_lost, page_of, words};
+use crate::{SOON, nothing_is_lost, page_of, says, words};
 
 /// A cluster where the instance with `role` has a disk of its own, and a strike takes a second.
 async fn with_disk(role: Role) -> (Cluster, Instance, Topology) {
@@ -18,13 +18,6 @@ async fn with_disk(role: Role) -> (Cluster, Instance, Topology) {
     assert_eq!(cluster.with_role(role).id, id, "it has the role again");
     let instance = cluster.instance(&id);
     (cluster, instance, topology)
-}
-
-/// What the instance says about itself, for people.
-fn says(topology: &Topology, instance: &Instance, what: &str) -> bool {
-    let mut members = topology.members();
-    let member = members.find(|(_, member)| member.id == instance.id);
-    member.and_then(|(_, member)| member.note.as_deref()).is_some_and(|note| note.contains(what))
 }
 
 /// The disk of the instance with `role` hangs, the others go on, and it comes back by itself. Returns

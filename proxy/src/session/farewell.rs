@@ -1,11 +1,10 @@
 //! The last word: said so that the client can read it, within a limit, and after what the server said.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinSet, yield_now};
@@ -79,7 +78,12 @@ impl Words {
 async fn tell(words: Words) {
     let Words { parted, all, told } = words;
     let Parted { client, why, target, listener, open: _open, .. } = parted;
-    let why = match conclude(client, &all[told..]).await {
+    let rest = &all[told..];
+    let concluded = match TcpStream::from_std(client.into()) {
+        Ok(mut client) => conclude(&mut client, rest).await,
+        Err(error) => Err(Some(error)),
+    };
+    let why = match concluded {
         Ok(()) => why,
         Err(Some(error)) => SessionError::Client(error),
         Err(None) => SessionError::Interrupted { why: Box::new(why) },
@@ -88,9 +92,12 @@ async fn tell(words: Words) {
     metrics::count_reason(metrics::ENDED, listener, why.reason());
 }
 
-/// Says the rest and closes. Fails without an error where the client does not take it in time.
-async fn conclude(client: OwnedFd, rest: &[u8]) -> Result<(), Option<io::Error>> {
-    let mut client = TcpStream::from_std(client.into())?;
+/// Says the rest, and waits until the client has read it. Fails without an error where the client does
+/// not take it in time.
+async fn conclude(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    rest: &[u8],
+) -> Result<(), Option<io::Error>> {
     if !rest.is_empty() {
         let saying = async {
             client.write_all(rest).await?;
@@ -98,7 +105,7 @@ async fn conclude(client: OwnedFd, rest: &[u8]) -> Result<(), Option<io::Error>>
         };
         timeout(FAREWELL, saying).await.map_err(|_| None)??;
     }
-    linger(&mut client).await;
+    linger(client).await;
     Ok(())
 }
 
@@ -114,14 +121,8 @@ pub async fn say(client: &mut Stream, bytes: &[u8]) -> io::Result<()> {
 
 /// Says a last word and closes in a way that lets the client read it.
 pub async fn dismiss(mut client: Stream, answer: &Answer) {
-    let farewell = async {
-        client.write_all(&answer.encode()).await?;
-        client.shutdown().await
-    };
-    if !matches!(timeout(FAREWELL, farewell).await, Ok(Ok(()))) {
-        return;
-    }
-    linger(&mut client).await;
+    // Who does not take it in time is left: nobody else has to be told.
+    let _ = conclude(&mut client, &answer.encode()).await;
 }
 
 /// Closing while bytes are unread resets the connection, and the client would lose the message.
