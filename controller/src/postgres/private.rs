@@ -78,7 +78,12 @@ impl<'a> Workshop<'a> {
         let floors = data_dir::floors(self.settings, self.spawner, data).await?;
         let common = Common { floors, ..self.common.clone() };
         configuration::write_all(self.settings, &there, &common, &live)?;
-        let settings = vec![("primary_conninfo", conninfo), ("primary_slot_name", String::new())];
+        // Once all that is here is replayed, it pauses, and only in a pause can that be seen. There is
+        // none if the end of a very long record takes longer to read again than the pause would last.
+        let alone = conninfo.is_empty().then(|| ("wal_retrieve_retry_interval", "1min".to_owned()));
+        let mut settings =
+            vec![("primary_conninfo", conninfo), ("primary_slot_name", String::new())];
+        settings.extend(alone);
         self.start_privately(data, settings).await
     }
 }
