@@ -23,6 +23,7 @@ demo:
 
 test:
 	@.ci/install test
+	@.ci/versions || [ $$? = 3 ]
 	cargo build --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		echo 'cargo nextest run --workspace'; cargo nextest run --workspace; \
@@ -34,6 +35,7 @@ test:
 	target/release/modelcheck
 	target/release/modelcheck --prove
 	target/release/dugong-bench counts --proxy target/release/dugong-proxy
+	@.ci/versions missing
 
 simulate:
 	cargo build --release --bins

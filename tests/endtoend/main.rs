@@ -21,6 +21,7 @@
 //! | `storage` | a disk hangs, and goes on |
 //! | `store` | the store is away for a while |
 //! | `switchover` | another primary as asked for, or rolled back; frozen |
+//! | `versions` | PostgreSQL 13 to 18 |
 //! | `warden` | a controller that is paused, or restarted in order |
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what a test measured is worth reading")]
@@ -45,6 +46,7 @@ mod slots;
 mod storage;
 mod store;
 mod switchover;
+mod versions;
 mod warden;
 
 use std::io::{Read, Write};

@@ -1,10 +1,9 @@
 //! From a single PostgreSQL that is written to, to a cluster that has followed it.
 
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use dugong_tests::{Cluster, connect, eventually, free_port, kill};
+use dugong_tests::{Cluster, connect, eventually, free_port, kill, postgres_bin};
 use dugong_topology::Topology;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -84,7 +83,7 @@ impl Drop for Old {
 
 /// One of PostgreSQL's, as a user that it takes.
 fn program(name: &str) -> Command {
-    let path = bin().join(name);
+    let path = postgres_bin().join(name);
     if !rustix::process::geteuid().is_root() {
         return Command::new(path);
     }
@@ -92,15 +91,6 @@ fn program(name: &str) -> Command {
     command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups", "--"]).arg(path);
     command.current_dir("/tmp");
     command
-}
-
-/// Where Debian has them, the newest first.
-fn bin() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
-    let paths = versions.map_while(Result::ok).map(|entry| entry.path());
-    let newest = paths.max_by_key(|path| number(path)).expect("PostgreSQL is installed");
-    newest.join("bin")
 }
 
 /// Writes 1, 2, 3 … until the server is gone; the last that was acknowledged, and when.

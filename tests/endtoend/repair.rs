@@ -59,7 +59,7 @@ async fn begun(repair: Repair, disk: Option<Role>) -> (TempDir, Cluster) {
 }
 
 /// The primary writes rows that nobody else gets, and dies.
-async fn forked(cluster: &Cluster) -> Instance {
+pub(crate) async fn forked(cluster: &Cluster) -> Instance {
     let (primary, sync) = (cluster.with_role(Role::Primary), cluster.with_role(Role::Sync));
     let client = connect(&direct_dsn(cluster, &primary)).await.expect("the primary lets it in");
     let table = client.batch_execute("create table if not exists forked (n int)").await;
@@ -80,7 +80,7 @@ async fn forked(cluster: &Cluster) -> Instance {
 
 /// How often data was made anew by a rewind, as a prefix, and by a copy, since the instance's
 /// controller began.
-async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
+pub(crate) async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
     let page = metrics(cluster, instance).await;
     ["rewind", "prefix", "copy"].map(|how| {
         let line = format!("dugong_data_made_total{{how=\"{how}\"}} ");
@@ -89,7 +89,7 @@ async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
 }
 
 /// What only the former primary had is nowhere, and it shows what everybody has.
-async fn has_what_the_others_have(cluster: &Cluster, instance: &Instance) {
+pub(crate) async fn has_what_the_others_have(cluster: &Cluster, instance: &Instance) {
     let rows = async |of: &Instance| {
         let client = connect(&direct_dsn(cluster, of)).await.map_err(|error| error.to_string())?;
         let rows = client.query_one("select count(*) from forked", &[]).await;

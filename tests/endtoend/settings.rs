@@ -54,7 +54,7 @@ async fn has(cluster: &Cluster, instance: &Instance, name: &str, wanted: &str) {
     .await;
 }
 
-async fn all_have(cluster: &Cluster, name: &str, value: &str) {
+pub(crate) async fn all_have(cluster: &Cluster, name: &str, value: &str) {
     for instance in all(cluster) {
         has(cluster, &instance, name, value).await;
     }

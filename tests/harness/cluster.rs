@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::binaries::binary;
 use crate::disk::{Disk, Kind as DiskKind};
 use crate::eventually::eventually;
+use crate::postgres::{chosen_postgres, postgres_of_version};
 use crate::processes::{Pid, terminate};
 
 /// The longest that a cluster may take to become whole on a busy machine.
@@ -29,6 +30,8 @@ pub struct Cluster {
     /// Before the directory, so that they are dropped before it.
     disks: Vec<Disk>,
     directory: TempDir,
+    /// PostgreSQL's programs; none: those that `dugong up` finds by itself.
+    postgres: Option<PathBuf>,
     up: Option<Child>,
 }
 
@@ -45,6 +48,15 @@ impl Cluster {
         let cluster = Self::begin();
         cluster.whole().await;
         cluster
+    }
+
+    /// The same with PostgreSQL of that major version; none where `.ci/versions` has not got it.
+    pub async fn start_on_version(major: u32) -> Option<Self> {
+        let mut cluster = Self::new();
+        cluster.postgres = Some(postgres_of_version(major, cluster.directory.path())?);
+        cluster.resume();
+        cluster.whole().await;
+        Some(cluster)
     }
 
     /// A cluster whose `dugong up` has just been started.
@@ -66,7 +78,7 @@ impl Cluster {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .expect("a temporary directory can be made");
-        Self { disks: Vec::new(), directory, up: None }
+        Self { disks: Vec::new(), directory, postgres: chosen_postgres(), up: None }
     }
 
     /// Starts `dugong up` again on the same directory.
@@ -82,8 +94,11 @@ impl Cluster {
             .append(true)
             .open(self.directory.path().join(self.log_name()))
             .expect("a log can be opened");
-        let child = self
-            .command("up")
+        let mut command = self.command("up");
+        if let Some(bin) = self.postgres.as_ref().filter(|_| !arguments.contains(&"--pg-bin")) {
+            command.arg("--pg-bin").arg(bin);
+        }
+        let child = command
             .args(["--write-port", "0", "--read-port", "0", "--http-port", "0"])
             // Many clusters share the machine.
             .args(["--set", "postgres.memory=512MB"])

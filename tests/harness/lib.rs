@@ -19,6 +19,7 @@ mod etcd;
 mod eventually;
 mod manager;
 mod ports;
+mod postgres;
 mod processes;
 
 pub use binaries::{binary, built};
@@ -29,4 +30,5 @@ pub use etcd::Etcd;
 pub use eventually::eventually;
 pub use manager::ServiceManager;
 pub use ports::free_port;
+pub use postgres::{chosen_postgres, postgres_bin};
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, stop_fast, terminate};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dugong_controller::config::Origin;
 use dugong_controller::credentials::Credentials;
 use dugong_controller::postgres::{Settings, find_bin};
-use dugong_tests::{eventually, free_port};
+use dugong_tests::{chosen_postgres, eventually, free_port};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
@@ -131,7 +131,7 @@ impl Drop for Server {
 }
 
 pub(crate) fn program(name: &str) -> Command {
-    let (bin, _) = find_bin(None).unwrap();
+    let (bin, _) = find_bin(chosen_postgres().as_deref()).unwrap();
     Command::new(bin.join(name))
 }
 

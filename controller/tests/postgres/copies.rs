@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use dugong_controller::config::CopyRate;
 use dugong_controller::postgres::{GiveUp, Settings, Why, find_bin};
 use dugong_machine::{Access, Data, Goal, Receiver, Run, Upstream, Work};
+use dugong_tests::chosen_postgres;
 use dugong_topology::{Address, Way};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -17,7 +18,7 @@ use crate::repair::{kept, unchanged_file};
 /// the real one, `$REAL`, and of a folder that is its own, `$OWN`.
 fn programs_with(name: &str, script: &str) -> TempDir {
     let folder = tempfile::Builder::new().prefix("dugong-bin-").tempdir().unwrap();
-    let (bin, _) = find_bin(None).unwrap();
+    let (bin, _) = find_bin(chosen_postgres().as_deref()).unwrap();
     for program in fs::read_dir(&bin).unwrap().flatten() {
         if program.file_name() != name {
             symlink(program.path(), folder.path().join(program.file_name())).unwrap();

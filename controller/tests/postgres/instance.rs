@@ -19,7 +19,7 @@ use dugong_machine::{
     Access, Goal, Names, Old, PrimaryGoal, PrimaryView, RequestNumber, Run, Server, Sessions,
     StandbyGoal, StandbyView, Time, Upstream,
 };
-use dugong_tests::free_port;
+use dugong_tests::{chosen_postgres, free_port};
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -162,7 +162,7 @@ impl Instance {
     }
 
     fn settings(name: &str, dir: PathBuf, credentials: Credentials) -> Settings {
-        let (bin, _) = find_bin(None).unwrap();
+        let (bin, _) = find_bin(chosen_postgres().as_deref()).unwrap();
         Settings {
             instance: id(name),
             cluster: "main".to_owned(),

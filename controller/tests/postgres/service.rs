@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use dugong_controller::credentials::Credentials;
-use dugong_tests::{ServiceManager, free_port, terminate};
+use dugong_tests::{ServiceManager, chosen_postgres, free_port, terminate};
 
 use crate::instance::as_postgres;
 
@@ -16,9 +16,11 @@ fn a_service_manager_is_told_that_a_controller_is_ready_lives_and_ends() {
         Credentials::generate().unwrap().store_new(&dir.join("credentials.json")).unwrap();
         let (file, dir) = (dir.join("controller.toml"), dir.display());
         let (listen, http) = (free_port(), free_port());
+        let bin = chosen_postgres().map(|bin| format!("bin = \"{}\"\n", bin.display()));
+        let bin = bin.unwrap_or_default();
         let content = format!(
             "instance = \"pg-1\"\ndir = \"{dir}/pg-1\"\ncredentials = \"{dir}/credentials.json\"\n\
-             [postgres]\nlisten = \"127.0.0.1:{listen}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
+             [postgres]\n{bin}listen = \"127.0.0.1:{listen}\"\n[http]\nlisten = \"127.0.0.1:{http}\"\n\
              [store]\npath = \"{dir}/store.db\"\n"
         );
         fs::write(&file, content).unwrap();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use dugong_controller::postgres::find_bin;
-use dugong_tests::free_port;
+use dugong_tests::{chosen_postgres, free_port};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -191,7 +191,7 @@ pub(crate) fn dsn(port: u16) -> String {
 }
 
 fn program(name: &str) -> Command {
-    let (bin, _) = find_bin(None).unwrap();
+    let (bin, _) = find_bin(chosen_postgres().as_deref()).unwrap();
     let mut command = Command::new(bin.join(name));
     if let Some((uid, gid)) = postgres_user() {
         command.uid(uid).gid(gid);

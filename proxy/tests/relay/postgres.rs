@@ -4,12 +4,11 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use dugong_tests::free_port;
+use dugong_tests::{free_port, postgres_bin};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Config, NoTls};
@@ -156,27 +155,13 @@ pub(crate) async fn server_behind(port: u16) -> Result<String, tokio_postgres::E
 }
 
 fn program(name: &str) -> Command {
-    let mut command = Command::new(bin_directory().join(name));
+    let mut command = Command::new(postgres_bin().join(name));
     if let Some((uid, gid)) = postgres_user() {
         command.uid(uid).gid(gid);
     }
     command.env("LC_ALL", "C").env_remove("PGDATA");
     command.current_dir("/");
     command
-}
-
-/// `DUGONG_PG_BIN`, or the newest installed version.
-fn bin_directory() -> PathBuf {
-    if let Some(directory) = std::env::var_os("DUGONG_PG_BIN") {
-        return directory.into();
-    }
-    let installed = Path::new("/usr/lib/postgresql");
-    let versions = std::fs::read_dir(installed).into_iter().flatten().filter_map(|entry| {
-        let version: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        let directory = installed.join(version.to_string()).join("bin");
-        directory.join("postgres").exists().then_some((version, directory))
-    });
-    versions.max().expect("no PostgreSQL in /usr/lib/postgresql: set DUGONG_PG_BIN").1
 }
 
 /// The user and group that PostgreSQL runs as; none where it can be ours.

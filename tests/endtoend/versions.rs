@@ -1,0 +1,80 @@
+//! PostgreSQL in other versions than the installed one: a cluster of each lives through a failover, a
+//! rewind, a switchover, restarts, and a copy.
+//!
+//! `.ci/versions` gets the programs. Where those of a version are missing, its test does nothing, and
+//! `make test` says so.
+
+use dugong_tests::{Cluster, Writer, connect};
+use dugong_topology::Role;
+
+use crate::repair::{forked, has_what_the_others_have, made};
+use crate::settings::{all_have, done};
+use crate::{SOON, nothing_is_lost};
+
+async fn lives_through_all_of_it(major: u32) {
+    let Some(cluster) = Cluster::start_on_version(major).await else {
+        println!("skipped: PostgreSQL {major} is not there, .ci/versions gets it");
+        return;
+    };
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    let client = connect(&cluster.dsn(&[])).await.expect("the cluster accepts a connection");
+    let row = client.query_one("select current_setting('server_version_num')::int / 10000", &[]);
+    assert_eq!(row.await.expect("it is known").get::<_, i32>(0).cast_unsigned(), major);
+
+    let file = cluster.with_role(Role::Primary).unchanged_file();
+    let former = forked(&cluster).await;
+    writer.goes_on(50, SOON).await;
+    cluster.whole().await;
+    assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
+    assert_eq!(former.unchanged_file(), file, "it was not copied");
+    assert_eq!(made(&cluster, &former).await, [1, 0, 0], "it was rewound");
+    has_what_the_others_have(&cluster, &former).await;
+
+    let (primary, making) = (cluster.with_role(Role::Primary), former.making());
+    done(&cluster, &["switchover"]).await;
+    writer.goes_on(20, SOON).await;
+    cluster.whole().await;
+    let last = cluster.with_role(Role::Async);
+    assert_eq!(last.id, primary.id, "the former primary follows");
+    assert_eq!(former.making(), making, "nobody needed a copy");
+
+    let said = done(&cluster, &["config", "set", "max_connections=250", "work_mem=7MB"]).await;
+    assert!(said.contains("dugong restart --pending"), "{said}");
+    done(&cluster, &["restart", "--pending"]).await;
+    cluster.whole().await;
+    all_have(&cluster, "max_connections", "250").await;
+    all_have(&cluster, "work_mem", "7MB").await;
+
+    let last = cluster.with_role(Role::Async);
+    let file = last.unchanged_file();
+    done(&cluster, &["reinit", last.id.as_str(), "--yes"]).await;
+    assert_ne!(last.unchanged_file(), file, "it was copied");
+    cluster.whole().await;
+    has_what_the_others_have(&cluster, &last).await;
+    nothing_is_lost(writer).await;
+}
+
+#[tokio::test]
+async fn postgresql_13() {
+    lives_through_all_of_it(13).await;
+}
+
+#[tokio::test]
+async fn postgresql_14() {
+    lives_through_all_of_it(14).await;
+}
+
+#[tokio::test]
+async fn postgresql_16() {
+    lives_through_all_of_it(16).await;
+}
+
+#[tokio::test]
+async fn postgresql_17() {
+    lives_through_all_of_it(17).await;
+}
+
+#[tokio::test]
+async fn postgresql_18() {
+    lives_through_all_of_it(18).await;
+}
