@@ -227,8 +227,7 @@ impl Running {
         place: Place<'_>,
         timeline: TimelineId,
     ) -> Result<(), LookError> {
-        let mut probe = ReplayProbe::open(&self.door).await?;
-        let own = probe.look().await?.timeline;
+        let own = self.flushed().await?.timeline;
         let sets = self.session().await?.ask("SELECT pg_last_wal_replay_lsn()").await?;
         let end = Position::new(own, value(only(&sets, 0)?, 0)?);
         make_next(&place.layout.data, end, timeline)
@@ -343,12 +342,7 @@ impl Running {
             self.keep_slots(&look.slots, downstreams).await?;
         }
         // After the place that was replayed: the timeline is never one that it was not yet on.
-        let mut probe = match self.probe.take() {
-            Some(probe) => probe,
-            None => ReplayProbe::open(&self.door).await?,
-        };
-        let flushed = probe.look().await?;
-        self.probe = Some(probe);
+        let flushed = self.flushed().await?;
         Ok(Run::Standby(StandbyView {
             upstream: self.live.upstream().cloned(),
             receiver,
@@ -357,6 +351,17 @@ impl Running {
             replayed: look.replayed,
             lag: look.lag,
         }))
+    }
+
+    /// The timeline of the last replayed record, and the end of the WAL that was received on it.
+    async fn flushed(&mut self) -> Result<Position, LookError> {
+        let mut probe = match self.probe.take() {
+            Some(probe) => probe,
+            None => ReplayProbe::open(&self.door).await?,
+        };
+        let flushed = probe.look().await?;
+        self.probe = Some(probe);
+        Ok(flushed)
     }
 
     /// What whoever was deposed by this primary needs to be rewound.
