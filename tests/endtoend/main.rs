@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | `archive` | pgBackRest: archiving, a failover, and a restore to a point in time |
 //! | `bootstrap` | from nothing to writes; the command's answers |
+//! | `clocks` | the wall clock jumps |
 //! | `crash_loop` | a server dies at each of its starts |
 //! | `credentials` | passwords are exchanged under writers, whatever dies meanwhile |
 //! | `damage` | a page is damaged on the disk |
 //! | `disks` | a disk is full, and has room again |
 //! | `exhausted` | clients take every connection |
 //! | `failover` | each process is lost, and comes back |
+//! | `lag` | a standby shows nothing of what it receives |
 //! | `migration` | a single PostgreSQL is followed, and becomes a cluster |
 //! | `one_node` | a primary without a sync, and its way to a cluster |
 //! | `pauses` | single processes of a server are stopped, and go on |
@@ -28,12 +30,14 @@
 
 mod archive;
 mod bootstrap;
+mod clocks;
 mod crash_loop;
 mod credentials;
 mod damage;
 mod disks;
 mod exhausted;
 mod failover;
+mod lag;
 mod migration;
 mod one_node;
 mod pauses;

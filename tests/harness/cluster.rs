@@ -1,5 +1,6 @@
 //! A whole cluster in a directory of its own, started as a user starts it: with `dugong up`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Cluster {
     directory: TempDir,
     /// PostgreSQL's programs; none: those that `dugong up` finds by itself.
     postgres: Option<PathBuf>,
+    /// Of the environment of whatever it starts.
+    variables: Vec<(&'static str, OsString)>,
     up: Option<Child>,
 }
 
@@ -71,6 +74,14 @@ impl Cluster {
         cluster
     }
 
+    /// The same, for processes with further variables in their environment.
+    pub fn begin_with_variables(variables: Vec<(&'static str, OsString)>) -> Self {
+        let mut cluster = Self::new();
+        cluster.variables = variables;
+        cluster.resume();
+        cluster
+    }
+
     fn new() -> Self {
         // The user that PostgreSQL runs as must be able to reach the directory.
         let directory = tempfile::Builder::new()
@@ -78,7 +89,13 @@ impl Cluster {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .expect("a temporary directory can be made");
-        Self { disks: Vec::new(), directory, postgres: chosen_postgres(), up: None }
+        Self {
+            disks: Vec::new(),
+            directory,
+            variables: Vec::new(),
+            postgres: chosen_postgres(),
+            up: None,
+        }
     }
 
     /// Starts `dugong up` again on the same directory.
@@ -103,6 +120,7 @@ impl Cluster {
             // Many clusters share the machine.
             .args(["--set", "postgres.memory=512MB"])
             .args(arguments)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("DUGONG_DIE_WITH_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log can be opened twice"))
