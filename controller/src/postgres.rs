@@ -71,6 +71,7 @@ mod strikes;
 mod supervisor;
 mod tablespaces;
 mod timeline;
+mod versions;
 pub mod warden;
 
 use std::collections::BTreeMap;

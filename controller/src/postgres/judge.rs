@@ -25,14 +25,13 @@ use super::configuration::{self, Common, Live, Source};
 use super::helper::{HelperError, Line, run_and_hear};
 use super::layout::{Durability, Layout, remove_all, replace_file};
 use super::process::Spawner;
+use super::versions::computed_last;
 
 /// A program that takes longer than this does not come to an end: a library may hang.
 /// Whoever asks over HTTP waits for 10 s.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Computed only after libraries are loaded and combinations looked at; before version 15 there was
-/// nothing of that kind, and the values alone are judged.
-const LAST: (u32, &str) = (15, "shared_memory_size");
+/// Asked for where nothing is computed last: then the values alone are judged.
 const FIRST: &str = "max_connections";
 
 /// Judges settings, one set after the other.
@@ -76,8 +75,7 @@ impl Judge {
         let failed = |error: io::Error| Verdict::Unknown(format!("{}: {error}", room.display()));
         let last = self.furnish(room, common).map_err(failed)?;
         let mut command = Command::new(self.settings.bin.join("postgres"));
-        let asked = if last { LAST.1 } else { FIRST };
-        command.arg("-D").arg(room).arg("-C").arg(asked).env("LC_ALL", "C");
+        command.arg("-D").arg(room).arg("-C").arg(last.unwrap_or(FIRST)).env("LC_ALL", "C");
         let mut said = Vec::new();
         let hear = |line: &str| {
             said.push(line.to_owned());
@@ -92,8 +90,8 @@ impl Judge {
         }
     }
 
-    /// Makes a directory that could be a server's; whether its program can go to the last question.
-    fn furnish(&self, room: &Path, common: &Common) -> io::Result<bool> {
+    /// Makes a directory that could be a server's; the last question that its program has an answer to.
+    fn furnish(&self, room: &Path, common: &Common) -> io::Result<Option<&'static str>> {
         remove_all(room)?;
         let private = |path: &Path| DirBuilder::new().mode(0o700).create(path);
         private(room)?;
@@ -107,12 +105,12 @@ impl Judge {
             match fs::copy(data.join(file), room.join(file)) {
                 Ok(_) => (),
                 // No data yet.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             }
         }
         let version = fs::read_to_string(room.join("PG_VERSION"))?;
-        Ok(version.trim().parse::<u32>().is_ok_and(|major| major >= LAST.0))
+        Ok(version.trim().parse().ok().and_then(computed_last))
     }
 }
 

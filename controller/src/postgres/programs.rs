@@ -4,10 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest major version whose standbys change their upstream without a restart.
-const OLDEST: u32 = 13;
-/// The newest major version that was tried.
-const NEWEST_TRIED: u32 = 18;
+use super::versions::{NEWEST_TRIED, OLDEST};
 
 /// PostgreSQL's version: 15.18 is major 15, minor 18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

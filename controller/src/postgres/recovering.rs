@@ -24,6 +24,7 @@ use super::private::Private;
 use super::process::{number, servers_in};
 use super::programs::version_of;
 use super::roles;
+use super::versions::promoting_file;
 
 /// Between two looks at a recovery, which may take hours.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -33,9 +34,6 @@ const TOO_EARLY: &str = "recovery ended before configured recovery target was re
 
 /// Nobody but whoever reaches the socket.
 pub(super) const LOCAL_ONLY: &str = "local all all trust\n";
-
-/// The first major version without a setting for a file that promotes.
-const PROMOTES_WITHOUT_FILE: u32 = 16;
 
 impl Workshop<'_> {
     /// Recovers `data` to the end, makes the roles, and stops. What its configuration said.
@@ -121,7 +119,7 @@ impl Workshop<'_> {
             ("recovery_target_timeline", "latest"),
             ("recovery_min_apply_delay", "0"),
         ];
-        let old = (ours.major < PROMOTES_WITHOUT_FILE).then_some(("promote_trigger_file", ""));
+        let old = promoting_file(ours.major).map(|name| (name, ""));
         let all = unset.map(|name| (name, "")).into_iter().chain(set).chain(old);
         Ok(all.map(|(name, value)| (name, value.to_owned())).collect())
     }

@@ -1,0 +1,25 @@
+//! What differs between PostgreSQL's major versions, as far as Dugong has to know.
+//!
+//! Whatever is not here is the same in all of them; `tests/endtoend/versions.rs` tries it. Words that
+//! PostgreSQL has changed (of `psql` that finds no server, say) are taken in all of their forms where
+//! they are read.
+//!
+//! Source: the release notes, "Migration to Version …" and "Changes", of the version that is named.
+
+/// The oldest: since 13 a reload gives a standby another upstream (`primary_conninfo`), and a base
+/// backup has a manifest that it can be verified by.
+pub(super) const OLDEST: u32 = 13;
+
+/// The newest that was tried.
+pub(super) const NEWEST_TRIED: u32 = 18;
+
+/// A setting that only `postgres -C` computes after libraries are loaded and combinations looked at:
+/// whoever asks for it has all of the configuration judged. 15: `postgres -C` computes settings at all.
+pub(super) fn computed_last(major: u32) -> Option<&'static str> {
+    (major >= 15).then_some("shared_memory_size")
+}
+
+/// A setting for a file that promotes a standby, which 16 has no more.
+pub(super) fn promoting_file(major: u32) -> Option<&'static str> {
+    (major < 16).then_some("promote_trigger_file")
+}
