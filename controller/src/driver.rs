@@ -16,6 +16,7 @@ use dugong_machine::{
     Action, Answer, Declaration, Event, Goal, Leases, Office, Presence, Run, Server, State, Time,
     step,
 };
+use dugong_topology::InstanceId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Interval;
 
@@ -62,6 +63,8 @@ pub struct Wiring {
     pub goal: watch::Sender<Option<Goal>>,
     /// Until when the server may be a primary: see [`Supervised`](crate::postgres::Supervised).
     pub lease: watch::Sender<Time>,
+    /// Who is the primary, for whoever looks after the server.
+    pub primary: watch::Sender<Option<InstanceId>>,
     pub leave_running: oneshot::Sender<Mandate>,
     /// What the controller before this one knew, where it has left its server.
     pub inherited: Option<Mandate>,
@@ -111,6 +114,10 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
         if let Some(end) = state.may_serve_until() {
             wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
         }
+        let primary = primary_of(&state);
+        wiring
+            .primary
+            .send_if_modified(|known| std::mem::replace(known, primary.clone()) != primary);
         for action in actions {
             match action {
                 Action::Announce(presence) => session.say(presence),
@@ -151,6 +158,11 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
             return End::Restarting;
         }
     }
+}
+
+fn primary_of(state: &State) -> Option<InstanceId> {
+    let declared = state.snapshot.as_ref()?.declared.as_ref()?;
+    Some(declared.record.primary.clone())
 }
 
 /// Waits for the next thing that happens.

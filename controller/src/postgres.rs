@@ -28,6 +28,7 @@ mod data_dir;
 mod diverged;
 mod doorkeeper;
 mod existing;
+mod failover_slots;
 mod finishing;
 mod floors;
 mod following;
@@ -112,6 +113,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// The directory of PostgreSQL's programs: see [`find_bin`].
     pub bin: PathBuf,
+    /// Their version.
+    pub version: Version,
     /// The program that calls [`warden::keep`] where its first argument is [`warden::COMMAND`].
     pub warden: PathBuf,
     /// Where the server listens.
@@ -154,6 +157,8 @@ pub struct Supervised {
     /// Until when a server may live out of recovery, by the clock of this machine. Enforced even
     /// while this process is paused. In the past at first: nobody is in office by itself.
     pub lease: watch::Sender<Time>,
+    /// Who is the primary; nobody knows at first.
+    pub primary: watch::Sender<Option<InstanceId>>,
     /// Whether the others can do without the server, should its disk be sick. Nobody says so at first.
     pub spared: watch::Sender<bool>,
     /// Leaves the server to the next controller, and ends the task.
@@ -242,6 +247,7 @@ pub fn supervise(
     let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
     let (lease, leased) = watch::channel(inherited.unwrap_or_default().until);
+    let (primary, primaries) = watch::channel(None);
     let (leave_running, leaving) = oneshot::channel();
     let (give_up, orders) = mpsc::channel(1);
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
@@ -267,6 +273,7 @@ pub fn supervise(
     let words = supervisor::Words {
         goals,
         lease: leased,
+        primary: primaries,
         adopted,
         credentials,
         restart,
@@ -285,6 +292,7 @@ pub fn supervise(
     Ok(Supervised {
         goal,
         lease,
+        primary,
         spared,
         leave_running,
         damaged: damages,

@@ -158,11 +158,8 @@ async fn control(config: Config) -> Result<(), Failure> {
         );
     }
     let clock = Clock;
-    let (bin, version) =
-        postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
-    tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
     let credentials = keeper.in_force();
-    let settings = postgres_settings(&config, bin, (**credentials.borrow()).clone());
+    let settings = postgres_settings(&config, (**credentials.borrow()).clone())?;
     let supervised = postgres::supervise(settings, clock, store.watch_settings(), credentials);
     let mut server = supervised.map_err(Failure::runtime)?;
     begin_settings(&config, store.clone(), server.goal.subscribe());
@@ -193,6 +190,7 @@ async fn control(config: Config) -> Result<(), Failure> {
         store,
         goal: server.goal,
         lease: server.lease,
+        primary: server.primary,
         leave_running: server.leave_running,
         inherited: server.inherited,
         seen: server.seen,
@@ -286,14 +284,17 @@ fn machine_settings(config: &Config) -> Settings {
 
 fn postgres_settings(
     config: &Config,
-    bin: PathBuf,
     credentials: Credentials,
-) -> postgres::Settings {
-    postgres::Settings {
+) -> Result<postgres::Settings, Failure> {
+    let (bin, version) =
+        postgres::find_bin(config.postgres.bin.as_deref()).map_err(Failure::runtime)?;
+    tracing::info!(bin = %bin.display(), %version, "PostgreSQL");
+    Ok(postgres::Settings {
         instance: config.instance.clone(),
         cluster: config.cluster.clone(),
         dir: config.dir.clone(),
         bin,
+        version,
         // This very program, even if its file was replaced by another version meanwhile.
         warden: PathBuf::from("/proc/self/exe"),
         listen: config.postgres.listen.clone(),
@@ -306,7 +307,7 @@ fn postgres_settings(
         storage_deadline: config.timings.storage_deadline,
         repair: config.repair,
         origin: config.origin.clone(),
-    }
+    })
 }
 
 /// Its service goes on whatever becomes of its sockets, and ends with the controller.

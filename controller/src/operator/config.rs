@@ -338,6 +338,8 @@ mod tests {
             complaints: Vec::new(),
             started_unix_ms: Some(5),
             slots: Vec::new(),
+            failover_slots: Vec::new(),
+            copied_slots: Vec::new(),
         };
         let pending = Pending {
             name: "max_connections".to_owned(),

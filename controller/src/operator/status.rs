@@ -9,6 +9,7 @@ use super::caller::Caller;
 use super::client::{self, Newest};
 use super::reach::{Controller, ReachOptions, controllers};
 use super::table;
+use crate::postgres::Here;
 use crate::run::Failure;
 
 /// What `dugong status` is told.
@@ -65,8 +66,8 @@ pub async fn status(options: &Options, mut print: impl FnMut(&str)) -> Result<()
 async fn of_settings(reach: &ReachOptions) -> Vec<String> {
     let Ok(caller) = Caller::of(reach) else { return Vec::new() };
     let heard = caller.settings_here().await;
-    let here = heard.into_iter().filter_map(|heard| heard.here.ok());
-    here.flat_map(|here| {
+    let all: Vec<Here> = heard.into_iter().filter_map(|heard| heard.here.ok()).collect();
+    let of_each = all.iter().flat_map(|here| {
         let names: Vec<_> = here.pending.iter().map(|pending| pending.name.as_str()).collect();
         let pending = (!names.is_empty()).then(|| {
             let names = names.join(", ");
@@ -83,8 +84,26 @@ async fn of_settings(reach: &ReachOptions) -> Vec<String> {
             )
         });
         pending.into_iter().chain(refused).chain(slots)
-    })
-    .collect()
+    });
+    of_each.chain(uncopied(&all)).collect()
+}
+
+/// Failover slots that no standby has yet in a form that could take over.
+fn uncopied(all: &[Here]) -> Vec<String> {
+    let copied = |slot: &String| all.iter().any(|here| here.copied_slots.contains(slot));
+    let of_one = |here: &Here| {
+        let mut slots = here.failover_slots.clone();
+        slots.retain(|slot| !copied(slot));
+        (!slots.is_empty()).then(|| {
+            format!(
+                "{}: the failover slots {} are not on the sync yet: they are once their consumers \
+                 have gone on for a while",
+                here.instance,
+                slots.join(", ")
+            )
+        })
+    };
+    all.iter().filter_map(of_one).collect()
 }
 
 async fn watch(

@@ -14,6 +14,7 @@ use super::Settings;
 use super::adoption::Adopted;
 use super::configuration::{Common, REVISION, owned};
 use super::control::{Door, LookError, Session, optional, text, value};
+use super::failover_slots::{self, Kept};
 use super::floors::bound;
 use super::judge::{Judge, Verdict};
 use crate::config::feeds_standbys;
@@ -87,9 +88,15 @@ pub struct Here {
     pub complaints: Vec<String>,
     /// When the server was started, in milliseconds since 1970; none while it does not answer.
     pub started_unix_ms: Option<u64>,
-    /// Its permanent replication slots that are not Dugong's.
+    /// Its permanent replication slots that are not Dugong's, and that nobody else has.
     #[serde(default)]
     pub slots: Vec<String>,
+    /// A primary's permanent slots that its sync should have, too.
+    #[serde(default)]
+    pub failover_slots: Vec<String>,
+    /// A standby's copies of such slots that could take over.
+    #[serde(default)]
+    pub copied_slots: Vec<String>,
 }
 
 /// A setting that waits for a restart.
@@ -190,6 +197,8 @@ impl Advisor {
             complaints: Vec::new(),
             started_unix_ms: None,
             slots: Vec::new(),
+            failover_slots: Vec::new(),
+            copied_slots: Vec::new(),
         };
         if let Err(error) = self.ask_server(&mut here).await {
             here.complaints.push(format!("the server could not be asked: {error}"));
@@ -216,8 +225,8 @@ impl Advisor {
                  SELECT f.name, f.error FROM pg_file_settings f WHERE f.error IS NOT NULL \
                  AND lower(f.name) NOT IN \
                      (SELECT lower(name) FROM pg_settings WHERE pending_restart); \
-                 SELECT slot_name FROM pg_replication_slots \
-                 WHERE NOT temporary AND slot_name NOT LIKE 'dugong\\_%' ORDER BY slot_name",
+                 {}",
+                failover_slots::question(self.settings.version.major)
             ))
             .await?;
         let rows = |index: usize| sets.get(index).into_iter().flatten();
@@ -235,7 +244,10 @@ impl Advisor {
             let of = |column| text(row, column).unwrap_or_default();
             here.complaints.push(format!("{}: {}", of(0), of(1)));
         }
-        here.slots.extend(rows(3).filter_map(|row| text(row, 0)).map(str::to_owned));
+        let kept = sets.get(3).map(Kept::answered).unwrap_or_default();
+        here.slots = kept.here_only;
+        here.failover_slots = kept.failover;
+        here.copied_slots = kept.copied;
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use dugong_topology::{InstanceId, Revision};
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::failover_slots::{FailoverSlots, database};
 use super::floors::Floors;
 use super::hba;
 use super::layout::{Durability, Layout, replace_file};
@@ -65,6 +66,8 @@ const OURS: &[(&str, &str)] = &[
     ("cluster_name",                "it is the instance's name"),
     ("wal_retrieve_retry_interval", "a takeover is timed by it"),
     ("promote_trigger_file",        "only the controllers promote"),
+    ("sync_replication_slots",      "standbys of the primary copy its failover slots, where they can"),
+    ("synchronized_standby_slots",  "consumers of failover slots wait for the sync"),
     ("recovery_min_apply_delay",    "a standby that lags on purpose cannot take over"),
 ];
 
@@ -100,6 +103,8 @@ pub(super) struct Live {
     pub access: Access,
     pub clients: Clients,
     pub source: Source,
+    #[serde(default)]
+    pub failover_slots: FailoverSlots,
 }
 
 /// Whether clients may log in.
@@ -233,6 +238,9 @@ pub(super) fn render(settings: &Settings, layout: &Layout, common: &Common, live
     }
     set("synchronous_standby_names", &live.names.rendered());
     set("default_transaction_read_only", read_only(live.access));
+    for (name, value) in live.failover_slots.settings(settings.version.major) {
+        set(name, &value);
+    }
     text
 }
 
@@ -265,7 +273,8 @@ pub(super) fn conninfo(settings: &Settings, layout: &Layout, source: &Source) ->
         Source::Nobody | Source::Sealed | Source::SealedSlowly => String::new(),
         Source::From(upstream) => {
             let base = connection(settings, layout, upstream);
-            format!("{base} application_name={}", settings.instance)
+            let database = database(settings.version.major);
+            format!("{base} application_name={}{database}", settings.instance)
         }
     }
 }
@@ -306,7 +315,8 @@ impl Live {
     /// A standby's: nobody can acknowledge for it, should it ever leave recovery by accident.
     pub(super) fn standby(source: Source) -> Self {
         let clients = Clients::Admitted;
-        Self { names: Names::nobody(), access: Access::ReadOnly, clients, source }
+        let failover_slots = FailoverSlots::default();
+        Self { names: Names::nobody(), access: Access::ReadOnly, clients, source, failover_slots }
     }
 
     /// The upstream's id, if there is one.

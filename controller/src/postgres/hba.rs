@@ -109,6 +109,7 @@ mod tests {
             cluster: "main".to_owned(),
             dir: PathBuf::from("/nowhere"),
             bin: PathBuf::from("/nowhere"),
+            version: crate::postgres::Version { major: 15, minor: 0 },
             warden: PathBuf::from("/nowhere"),
             listen: Address::loopback(5432),
             networks: networks.iter().map(|network| network.parse().unwrap()).collect(),

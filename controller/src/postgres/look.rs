@@ -31,6 +31,8 @@ pub(super) struct StandbyLook {
     /// Of the startup process, while it waits for its next attempt.
     pub idle: Option<Idle>,
     pub replay_paused: bool,
+    /// Its WAL can be decoded.
+    pub logical: bool,
     pub slots: Vec<Slot>,
 }
 
@@ -91,7 +93,7 @@ pub(super) async fn look_at_standby(session: &Session) -> Result<StandbyLook, Lo
                 pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), \
                 (extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) \
                  * 1000)::bigint, \
-                pg_is_wal_replay_paused(); \
+                pg_is_wal_replay_paused(), current_setting('wal_level') = 'logical'; \
          SELECT pid, latest_end_lsn FROM pg_stat_wal_receiver WHERE status = 'streaming'; \
          {SLOTS}"
     );
@@ -125,6 +127,7 @@ pub(super) async fn look_at_standby(session: &Session) -> Result<StandbyLook, Lo
         }),
         idle,
         replay_paused: text(state, 6) == Some("t"),
+        logical: text(state, 7) == Some("t"),
         slots: slots(&sets, 4)?,
     })
 }
@@ -261,6 +264,7 @@ mod tests {
             lag: None,
             idle: idle.map(|sleeps| Idle { pid: 7, sleeps }),
             replay_paused: false,
+            logical: false,
             slots: Vec::new(),
         }
     }

@@ -59,6 +59,7 @@ pub(super) struct UpstreamText {
 mod tests {
     use super::*;
     use crate::postgres::configuration::{Clients, Source};
+    use crate::postgres::failover_slots::FailoverSlots;
     use crate::postgres::names::Names;
 
     fn note(source: Source) -> Note {
@@ -76,6 +77,7 @@ mod tests {
                 access: Access::ReadWrite,
                 clients: Clients::Admitted,
                 source,
+                failover_slots: FailoverSlots::default(),
             },
         }
     }

@@ -60,7 +60,7 @@ impl Names {
         Self::Each(new.chain(kept).cloned().collect())
     }
 
-    fn ids(&self) -> &[InstanceId] {
+    pub(super) fn ids(&self) -> &[InstanceId] {
         match self {
             Self::Each(names) => names,
             Self::OneNode => &[],

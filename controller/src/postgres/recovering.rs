@@ -18,6 +18,7 @@ use tokio::time::Duration;
 
 use super::carried::{self, Found};
 use super::control::{LookError, Session};
+use super::failover_slots::FailoverSlots;
 use super::layout::{Durability, replace_file};
 use super::making::{MakingError, Workshop};
 use super::private::Private;
@@ -71,7 +72,8 @@ impl Workshop<'_> {
         }
         let set = |name, value: &str| (name, value.to_owned());
         let external_pid_file = self.layout.run.join("recovery.pid");
-        Ok(vec![
+        let slots = FailoverSlots::default().settings(self.settings.version.major);
+        let ours = vec![
             // Whatever the file says: this is the data that is meant.
             set("config_file", &config.to_string_lossy()),
             set("data_directory", &data.to_string_lossy()),
@@ -96,7 +98,8 @@ impl Workshop<'_> {
             // Not where another server may have its own.
             set("external_pid_file", &external_pid_file.to_string_lossy()),
             set("password_encryption", "scram-sha-256"),
-        ])
+        ];
+        Ok(ours.into_iter().chain(slots).collect())
     }
 
     /// What data says that followed a primary, of a recovery that is long over, or of an archive that

@@ -20,6 +20,7 @@ use super::checkpoint::Checkpoint;
 use super::configuration::{self, Clients, Common, Live, Source};
 use super::control::{Door, LookError, Session, literal, only, value};
 use super::data_dir::{self, StartsAs};
+use super::failover_slots::{FailoverSlots, drop_left_over};
 use super::greeting::Greeter;
 use super::layout::Layout;
 use super::look::{
@@ -32,6 +33,7 @@ use super::remote::allow_rewind;
 use super::replay::ReplayProbe;
 use super::seam;
 use super::timeline::make_next;
+use super::versions::has_failover_slots;
 use crate::credentials::{Credentials, Kind};
 
 /// A promotion that was asked for is asked for again after this.
@@ -48,6 +50,8 @@ pub(super) struct Place<'a> {
     pub layout: &'a Layout,
     /// What the operator says.
     pub common: &'a Common,
+    /// Who is the primary, as far as that is known.
+    pub primary: Option<&'a InstanceId>,
     /// Until when a primary may live.
     pub lease: &'a watch::Receiver<Time>,
 }
@@ -91,6 +95,10 @@ pub(super) struct Running {
     checkpoint: Checkpoint,
     /// Since when a standby that has an upstream receives nothing.
     dry_since: Option<Instant>,
+    /// Ours, as they were found.
+    slots: Vec<Slot>,
+    /// Whether its WAL can be decoded, as far as that was seen.
+    logical: bool,
     /// As a standby: what is received is not replayed.
     pub(super) replay_paused: bool,
 }
@@ -104,6 +112,7 @@ impl Running {
         live: Live,
     ) -> Self {
         Self {
+            logical: live.failover_slots.copied,
             postmaster,
             role,
             begun: Instant::now(),
@@ -126,6 +135,7 @@ impl Running {
             background: JoinSet::new(),
             checkpoint: Checkpoint::default(),
             dry_since: None,
+            slots: Vec::new(),
             replay_paused: false,
         }
     }
@@ -212,7 +222,9 @@ impl Running {
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
             // All of its WAL is in every later primary's, so that readers may stay.
             let clients = self.live.clients;
-            self.settle(place, &Live { names, access: Access::ReadOnly, clients, source }).await?;
+            let failover_slots = self.live.failover_slots.clone();
+            let access = Access::ReadOnly;
+            self.settle(place, &Live { names, access, clients, source, failover_slots }).await?;
             self.name_timeline(place, goal.timeline).await?;
             self.promotion_asked = Some(Instant::now());
             self.checkpoint_due = true;
@@ -253,7 +265,9 @@ impl Running {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
-        self.settle(place, &Live { names: wanted, access, clients, source }).await?;
+        let failover_slots = FailoverSlots::behind(wanted.ids(), &self.slots);
+        let wanted = Live { names: wanted, access, clients, source, failover_slots };
+        self.settle(place, &wanted).await?;
         // Before the look: whoever writes after this was counted.
         let leaving = match goal.map_or(Sessions::Stay, |goal| goal.sessions) {
             Sessions::Stay => None,
@@ -280,6 +294,7 @@ impl Running {
         if let Some(goal) = goal {
             self.keep_slots(&look.slots, &goal.downstreams).await?;
         }
+        self.slots = look.slots;
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint(place.settings);
         }
@@ -305,12 +320,19 @@ impl Running {
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Standby;
         self.promotion_asked = None;
-        let wanted = Live { source, ..self.live.clone() };
+        let of_primary = matches!(&source, Source::From(up) if place.primary == Some(&up.id));
+        let can = self.logical && has_failover_slots(place.settings.version.major);
+        let failover_slots = FailoverSlots { copied: of_primary && can, behind: Vec::new() };
+        if failover_slots.copied && !self.live.failover_slots.copied {
+            drop_left_over(self.session().await?).await?;
+        }
+        let wanted = Live { source, failover_slots, ..self.live.clone() };
         if wanted != self.live {
             self.idle_before = None;
         }
         self.settle(place, &wanted).await?;
         let look = look_at_standby(self.session().await?).await?;
+        self.logical = look.logical;
         let told = configuration::conninfo(place.settings, place.layout, &self.live.source);
         let in_force = look.conninfo == told
             && look.names == self.live.names.rendered()
@@ -324,6 +346,7 @@ impl Running {
         let mut receiver = look.receiver(self.receiver_before);
         self.receiver_before = look.receiver;
         self.replay_paused = look.replay_paused;
+        self.slots.clone_from(&look.slots);
         self.cut_off = look.received.filter(|received| *received > look.replayed);
         if matches!(self.live.source, Source::Sealed | Source::SealedSlowly) {
             if look.replay_paused {

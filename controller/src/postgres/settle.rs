@@ -256,11 +256,13 @@ impl Live {
             next.clients = wanted.clients;
         } else if self.names != wanted.names {
             next.names = wanted.names.clone();
+            next.failover_slots.behind.clone_from(&wanted.failover_slots.behind);
         } else if self.access != wanted.access || self.clients != wanted.clients {
             next.access = wanted.access;
             next.clients = wanted.clients;
         } else {
             next.source = wanted.source.clone();
+            next.failover_slots = wanted.failover_slots.clone();
         }
         next
     }
@@ -270,6 +272,7 @@ impl Live {
 mod tests {
     use super::*;
     use crate::postgres::configuration::{Clients, Source};
+    use crate::postgres::failover_slots::FailoverSlots;
     use crate::postgres::names::Names;
 
     #[test]
@@ -282,6 +285,7 @@ mod tests {
                 ReadWrite => Clients::Admitted,
             },
             source,
+            failover_slots: FailoverSlots::default(),
         };
         use Access::{ReadOnly, ReadWrite};
         use Source::{Nobody, Sealed};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Work};
-use dugong_topology::Position;
+use dugong_topology::{InstanceId, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use super::configuration::{self, Clients, Live, Source};
 use super::control::{Door, LookError};
 use super::damage::Damage;
 use super::data_dir::{self, StartsAs};
+use super::failover_slots::FailoverSlots;
 use super::following::Desk;
 use super::heartbeat::{Beating, beat};
 use super::layout::{Layout, remove_all};
@@ -69,6 +70,7 @@ pub(super) struct Supervisor {
     goals: watch::Receiver<Option<Goal>>,
     /// Until when a primary may live.
     lease: watch::Receiver<Time>,
+    primary: watch::Receiver<Option<InstanceId>>,
     /// The cluster's settings, as far as they are taken here.
     adopted: watch::Receiver<Adopted>,
     /// The passwords that hold; those in `settings` are of the turn.
@@ -122,6 +124,7 @@ impl Supervisor {
         let Words {
             goals,
             lease,
+            primary,
             adopted,
             credentials,
             restart,
@@ -146,6 +149,7 @@ impl Supervisor {
             spawner,
             goals,
             lease,
+            primary,
             adopted,
             credentials,
             restart,
@@ -326,7 +330,8 @@ impl Supervisor {
         self.certificates.follow(|| running.postmaster.reload());
         let common = self.adopted.borrow().common();
         let (settings, layout) = (&*self.settings, &*self.layout);
-        let place = Place { settings, layout, common: &common, lease: &self.lease };
+        let (common, primary, lease) = (&common, self.primary.borrow().clone(), &self.lease);
+        let place = Place { settings, layout, common, primary: primary.as_ref(), lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
                 if self.lacks_what_its_primary_has().await {
@@ -392,7 +397,8 @@ impl Supervisor {
                         Access::ReadOnly => Clients::Refused,
                         Access::ReadWrite => Clients::Admitted,
                     };
-                    (Live { names, access, clients, source: Source::Nobody }, found)
+                    let failover_slots = FailoverSlots::default();
+                    (Live { names, access, clients, source: Source::Nobody, failover_slots }, found)
                 }
                 // It has no timeline of its own yet: it is promoted once it runs.
                 StartsAs::Standby => (Live::standby(Source::Sealed), StartsAs::Standby),

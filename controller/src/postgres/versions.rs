@@ -23,3 +23,9 @@ pub(super) fn computed_last(major: u32) -> Option<&'static str> {
 pub(super) fn promoting_file(major: u32) -> Option<&'static str> {
     (major < 16).then_some("promote_trigger_file")
 }
+
+/// Whether a standby can copy logical slots from its primary, and consumers be made to wait for a
+/// standby: 17, "Logical Replication".
+pub(super) fn has_failover_slots(major: u32) -> bool {
+    major >= 17
+}

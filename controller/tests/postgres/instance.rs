@@ -162,12 +162,13 @@ impl Instance {
     }
 
     fn settings(name: &str, dir: PathBuf, credentials: Credentials) -> Settings {
-        let (bin, _) = find_bin(chosen_postgres().as_deref()).unwrap();
+        let (bin, version) = find_bin(chosen_postgres().as_deref()).unwrap();
         Settings {
             instance: id(name),
             cluster: "main".to_owned(),
             dir,
             bin,
+            version,
             warden: PathBuf::from(env!("CARGO_BIN_EXE_dugong-controller")),
             listen: Address::loopback(free_port()),
             networks: Vec::new(),
