@@ -191,6 +191,37 @@ fn data_is_rewound_by_wal_of_its_own_where_the_primary_has_it_no_more() {
     });
 }
 
+/// Whoever looks for the end of such WAL reads all of the half again each time, which takes longer
+/// than a server that looks for more all the time would rest in between.
+#[test]
+fn data_is_rewound_whose_wal_ends_in_half_of_a_very_long_record() {
+    const HALF: u64 = 320 << 20;
+    as_postgres(async {
+        let (mut old, mut new) = cluster_of_two().await;
+        let client = opened(&mut old).await;
+        sealed(&mut new).await;
+        let row = "SET synchronous_commit = local; INSERT INTO t VALUES (-1)";
+        client.batch_execute(row).await.unwrap();
+        let begun = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]);
+        let begun: Lsn = begun.await.unwrap().get::<_, &str>(0).parse().unwrap();
+        let cut = format!("SELECT pg_walfile_name('{}')", Lsn(begun.0 + HALF));
+        let cut: String = client.query_one(&cut, &[]).await.unwrap().get(0);
+        let long = "SELECT pg_logical_emit_message(false, 'long', repeat('x', 400000000))";
+        client.batch_execute(long).await.unwrap();
+        dies(&mut old).await;
+        // As where the rest never came to the disk. Within a segment: only there PostgreSQL goes back
+        // to where the record begins.
+        let cut = old.data().join("pg_wal").join(cut);
+        let mut segment = std::fs::read(&cut).unwrap();
+        segment[8 << 20..].fill(0);
+        std::fs::write(&cut, segment).unwrap();
+        promote(&mut new).await;
+        let file = unchanged_file(&old);
+        comes_back(&mut old, &new).await;
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+    });
+}
+
 #[test]
 fn data_that_is_a_prefix_only_follows() {
     as_postgres(async {
