@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::versions::{NEWEST_TRIED, OLDEST};
+use super::versions::{NEWEST_TRIED, OLDEST, least_minor};
 
 /// PostgreSQL's version: 15.18 is major 15, minor 18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +72,13 @@ pub fn find_bin(explicit: Option<&Path>) -> Result<(PathBuf, Version), BinError>
     }
     if version.major > NEWEST_TRIED {
         tracing::warn!(%version, "newer than any PostgreSQL that Dugong was tried with");
+    }
+    let Version { major, minor } = version;
+    if let Some(least) = least_minor(major).filter(|least| minor < *least) {
+        tracing::warn!(
+            "PostgreSQL {version} has defects by which a cluster may not become whole after the loss of \
+             its primary: install {major}.{least} or later"
+        );
     }
     Ok((path, version))
 }

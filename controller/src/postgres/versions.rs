@@ -13,6 +13,18 @@ pub(super) const OLDEST: u32 = 13;
 /// The newest that was tried.
 pub(super) const NEWEST_TRIED: u32 = 18;
 
+/// The first minor version that is advised; none where any will do. Before it, a primary that dies in
+/// the middle of a record leaves WAL that cannot be followed or copied, and (13) the manifest of a copy
+/// names WAL from the beginning of its timeline, so that old timelines cannot be copied. 13.5 and 14.1,
+/// "Fix physical replication for cases where the primary crashes"; "WAL-Ranges across timelines".
+pub(super) fn least_minor(major: u32) -> Option<u32> {
+    match major {
+        13 => Some(5),
+        14 => Some(1),
+        _ => None,
+    }
+}
+
 /// A setting that only `postgres -C` computes after libraries are loaded and combinations looked at:
 /// whoever asks for it has all of the configuration judged. 15: `postgres -C` computes settings at all.
 pub(super) fn computed_last(major: u32) -> Option<&'static str> {
