@@ -20,6 +20,16 @@ pub(super) const REWIND_DATABASE: &str = "postgres";
 /// How long a primary may take for the checkpoint that it makes once it is open.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long it may take to let this role read files, which it does before that checkpoint.
+const GRANT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two questions.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// Whether this role may ask the next question.
+const MAY_ASK: &str =
+    "SELECT has_function_privilege('pg_catalog.pg_read_binary_file(text)', 'EXECUTE')";
+
 /// Its timeline, that of its last checkpoint, and the history of the first: the file, or nothing.
 const QUESTION: &str = "SELECT current, checkpoint, replace(CASE WHEN current > 1 THEN \
     convert_from(pg_read_binary_file('pg_wal/' || name || '.history'), 'UTF8') ELSE '' END, \
@@ -47,8 +57,14 @@ impl Workshop<'_> {
         format!("{to} dbname={REWIND_DATABASE}")
     }
 
-    /// The history of what `primary` writes.
+    /// The history of what `primary` writes. One that has only just opened is waited for: without its
+    /// leave to read files the data would have to be copied.
     pub(super) async fn lineage_of(self, primary: &Upstream) -> Result<Lineage, MakingError> {
+        let deadline = Instant::now() + GRANT_PATIENCE;
+        while self.ask(primary, MAY_ASK).await?.trim() != "t" && Instant::now() < deadline {
+            tokio::time::sleep(GLANCE).await;
+        }
+        // Where it was not given, the answer says so.
         let answer = self.ask(primary, QUESTION).await?;
         let odd = || LookError::Odd(format!("{} says {answer:?}", primary.id));
         Ok(parse(answer.trim()).ok_or_else(odd)?)
@@ -89,7 +105,7 @@ impl Workshop<'_> {
                 let id = primary.id.to_string();
                 return Err(MakingError::NoCheckpoint { id, within: CHECKPOINT_PATIENCE });
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(GLANCE).await;
         }
     }
 }

@@ -42,6 +42,9 @@ pub(crate) fn as_postgres(test: impl Future<Output = ()>) {
         assert!(status.success(), "the test failed as the user postgres: {status}");
         return;
     }
+    // What the supervisor says, for whoever reads of a test that failed; another test may have come
+    // first, in the same process.
+    let _ = tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).try_init();
     // Panics of the task that owns the server must not go unnoticed.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(test);

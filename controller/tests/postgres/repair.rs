@@ -150,6 +150,39 @@ fn data_is_rewound_over_tls_that_is_verified() {
     });
 }
 
+/// A primary that has only just opened lets nobody read its files yet: that is no reason for a copy.
+#[test]
+fn data_is_rewound_once_its_primary_lets_itself_be_asked() {
+    as_postgres(async {
+        let (mut old, new) = taken_over(true).await;
+        let client = new.client().await;
+        let until = async |question: &str| {
+            let so = async || client.query_one(question, &[]).await.unwrap().get::<_, bool>(0);
+            while !so().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let local = "SET synchronous_commit = local";
+        let function = "EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text)";
+        let allowed = "SELECT has_function_privilege('dugong_replication', \
+                       'pg_catalog.pg_read_binary_file(text)', 'EXECUTE')";
+        until(allowed).await;
+        let revoked = format!("{local}; REVOKE {function} FROM dugong_replication");
+        client.batch_execute(&revoked).await.unwrap();
+
+        let file = unchanged_file(&old);
+        let let_in = async {
+            let asked = "SELECT EXISTS (SELECT FROM pg_stat_activity \
+                         WHERE usename = 'dugong_replication' AND application_name = 'psql')";
+            until(asked).await;
+            let granted = format!("{local}; GRANT {function} TO dugong_replication");
+            client.batch_execute(&granted).await.unwrap();
+        };
+        tokio::join!(comes_back(&mut old, &new), let_in);
+        assert_eq!(unchanged_file(&old), file, "it was not copied");
+    });
+}
+
 #[test]
 fn data_is_rewound_in_its_tablespaces_too() {
     as_postgres(async {
