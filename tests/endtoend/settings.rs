@@ -86,7 +86,7 @@ async fn a_setting_holds_on_every_instance_and_after_a_failover() {
         ("block_size=4096",            "cannot be changed"),
         ("work_mem=12 parsecs",        "Valid units for this parameter"),
         ("max_connections=0",          "outside the valid range"),
-        ("wal_compression=perhaps",    "Available values"),
+        ("log_min_messages=perhaps",    "Available values"),
         ("superuser_reserved_connections=200", "must be less than"),
         ("shared_preload_libraries=no_such_library", "could not access file"),
         ("max_wal_senders=1",          "must be at least"),

@@ -1,10 +1,14 @@
 //! PostgreSQL in other versions than the installed one: a cluster of each lives through a failover, a
-//! rewind, a switchover, restarts, and a copy.
+//! rewind, a switchover, restarts, and a copy; one is exchanged for a later minor version.
 //!
 //! `.ci/versions` gets the programs. Where those of a version are missing, its test does nothing, and
 //! `make test` says so.
 
-use dugong_tests::{Cluster, Writer, connect};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use dugong_tests::{Cluster, Writer, connect, postgres_before_the_newest, postgres_of_version};
 use dugong_topology::Role;
 
 use crate::repair::{forked, has_what_the_others_have, made};
@@ -77,4 +81,41 @@ async fn postgresql_17() {
 #[tokio::test]
 async fn postgresql_18() {
     lives_through_all_of_it(18).await;
+}
+
+/// What a package manager does: the programs are exchanged under servers that run.
+#[tokio::test]
+async fn a_minor_version_is_taken_up_by_restarts_one_after_the_other() {
+    let folder = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .expect("a temporary directory can be made");
+    let older = postgres_before_the_newest(folder.path());
+    let (Some(older), Some(newer)) = (older, postgres_of_version(18, folder.path())) else {
+        println!("skipped: two versions of PostgreSQL 18 are not there, .ci/versions gets them");
+        return;
+    };
+    let installed = folder.path().join("bin");
+    symlink(&older, &installed).expect("a link can be made");
+    let cluster = Cluster::start_on_programs(&installed).await;
+    let writer = Writer::start(&cluster.dsn(&[]), "numbers").await;
+    writer.goes_on(20, SOON).await;
+    all_have(&cluster, "server_version", &version(&older)).await;
+
+    let next = folder.path().join("next");
+    symlink(&newer, &next).expect("a link can be made");
+    std::fs::rename(&next, &installed).expect("the programs can be exchanged");
+    done(&cluster, &["restart", "--all"]).await;
+    cluster.whole().await;
+    assert_ne!(version(&newer), version(&older));
+    all_have(&cluster, "server_version", &version(&newer)).await;
+    nothing_is_lost(writer).await;
+}
+
+/// As the server itself says it.
+fn version(bin: &Path) -> String {
+    let said = Command::new(bin.join("postgres")).arg("--version").output();
+    let said = String::from_utf8(said.expect("postgres can be started").stdout);
+    let said = said.expect("its version is text");
+    said.split_whitespace().last().expect("it says a version").to_owned()
 }

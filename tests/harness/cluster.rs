@@ -62,6 +62,15 @@ impl Cluster {
         Some(cluster)
     }
 
+    /// The same with PostgreSQL's programs in that directory.
+    pub async fn start_on_programs(bin: &Path) -> Self {
+        let mut cluster = Self::new();
+        cluster.postgres = Some(bin.to_owned());
+        cluster.resume();
+        cluster.whole().await;
+        cluster
+    }
+
     /// A cluster whose `dugong up` has just been started.
     pub fn begin() -> Self {
         Self::begin_with(&[])
