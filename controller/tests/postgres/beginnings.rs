@@ -9,7 +9,8 @@ use dugong_machine::{Access, Receiver, Run};
 use dugong_tests::eventually;
 
 use crate::bare::{Server, beginning_by, count, run, shown};
-use crate::instance::{Instance, as_postgres, id};
+use crate::instance::{Instance, id};
+use crate::process_of_a_test::as_postgres;
 use crate::processes::server_processes;
 
 /// The longest that anything here may take.

@@ -11,7 +11,8 @@ use dugong_topology::{Address, Way};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::instance::{Instance, as_postgres, cluster_of_two, id};
+use crate::instance::{Instance, cluster_of_two, id};
+use crate::process_of_a_test::as_postgres;
 use crate::repair::{kept, unchanged_file};
 
 /// PostgreSQL's programs, with a stand-in for one of them: a shell script that is given the path of

@@ -6,7 +6,8 @@ use std::time::Duration;
 use dugong_controller::credentials::{Credentials, ExchangeId, Kind, Login, Logins, Password};
 use dugong_machine::{Access, Receiver};
 
-use crate::instance::{Instance, as_postgres, cluster_of_two};
+use crate::instance::{Instance, cluster_of_two};
+use crate::process_of_a_test::as_postgres;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
 use crate::bare::{Server, append, beginning_by, count, shown};
-use crate::instance::{Instance, as_postgres};
+use crate::instance::Instance;
+use crate::process_of_a_test::as_postgres;
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(60);

@@ -9,7 +9,8 @@ use dugong_machine::{
 use dugong_topology::TimelineId;
 use tokio_postgres::Client;
 
-use crate::instance::{Instance, as_postgres, cluster_of_two, each, id};
+use crate::instance::{Instance, cluster_of_two, each, id};
+use crate::process_of_a_test::as_postgres;
 
 /// Waits until the server has ended a session.
 async fn ends(primary: &mut Instance, client: &Client) {

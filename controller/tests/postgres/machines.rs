@@ -15,7 +15,8 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_postgres::error::SqlState;
 
-use crate::instance::{Instance, as_postgres, id};
+use crate::instance::{Instance, id};
+use crate::process_of_a_test::as_postgres;
 
 /// One half of four neighbours.
 const NETWORK: &str = "127.0.0.4/31";

@@ -12,6 +12,7 @@ mod following;
 mod handover;
 mod instance;
 mod machines;
+mod process_of_a_test;
 mod processes;
 mod repair;
 mod service;
@@ -27,7 +28,8 @@ use dugong_topology::Generation;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 
-use instance::{Instance, as_postgres, as_postgres_in_a_container, cluster_of_two, each, id};
+use instance::{Instance, cluster_of_two, each, id};
+use process_of_a_test::{as_postgres, as_postgres_in_a_container};
 use processes::server_processes;
 
 #[test]

@@ -10,8 +10,9 @@ use dugong_topology::{Generation, Lsn};
 use tokio_postgres::Client;
 
 use super::copies::with_tablespace;
-use super::instance::{Instance, as_postgres, cluster_of_two, id};
+use super::instance::{Instance, cluster_of_two, id};
 use super::machines::{folder, follow, machines_with_tls};
+use super::process_of_a_test::as_postgres;
 
 /// A takeover. The old primary is down; its WAL goes on by a row that nobody else has, if `forks`.
 async fn taken_over(forks: bool) -> (Instance, Instance) {

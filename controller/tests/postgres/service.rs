@@ -6,7 +6,7 @@ use std::process::Command;
 use dugong_controller::credentials::Credentials;
 use dugong_tests::{ServiceManager, chosen_postgres, free_port, terminate};
 
-use crate::instance::as_postgres;
+use crate::process_of_a_test::as_postgres;
 
 #[test]
 fn a_service_manager_is_told_that_a_controller_is_ready_lives_and_ends() {

@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal};
 use tokio_postgres::Client;
 
 use super::bare::{Server, append};
-use super::instance::{Instance, as_postgres, each};
+use super::instance::{Instance, each};
+use super::process_of_a_test::as_postgres;
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(60);

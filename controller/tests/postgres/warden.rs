@@ -6,7 +6,8 @@ use dugong_controller::postgres::Mandate;
 use dugong_machine::{Access, Receiver, Run, Time};
 use dugong_topology::Generation;
 
-use crate::instance::{Instance, as_postgres, cluster_of_two, each, id};
+use crate::instance::{Instance, cluster_of_two, each, id};
+use crate::process_of_a_test::as_postgres;
 use crate::processes::{parent_of, server_processes};
 
 /// An open primary and its sync.
