@@ -69,6 +69,7 @@ fn commit() -> String {
     let folder = env!("CARGO_MANIFEST_DIR");
     let mut git = Command::new("git");
     git.args(["-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]);
-    let output = git.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    output.map_or_else(|_| "unknown".to_owned(), |words| format!("commit {}", words.trim()))
+    let output = git.output().ok().filter(|output| output.status.success());
+    let words = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    words.map_or_else(|| "unknown".to_owned(), |words| format!("commit {}", words.trim()))
 }
