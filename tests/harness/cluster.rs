@@ -56,7 +56,7 @@ impl Cluster {
     /// The same with PostgreSQL of that major version; none where `.ci/versions` has not got it.
     pub async fn start_on_version(major: u32) -> Option<Self> {
         let mut cluster = Self::new();
-        cluster.postgres = Some(postgres_of_version(major, cluster.directory.path())?);
+        cluster.postgres = Some(postgres_of_version(&major.to_string(), cluster.directory.path())?);
         cluster.resume();
         cluster.whole().await;
         Some(cluster)

@@ -30,7 +30,5 @@ pub use etcd::Etcd;
 pub use eventually::eventually;
 pub use manager::ServiceManager;
 pub use ports::free_port;
-pub use postgres::{
-    chosen_postgres, postgres_before_the_newest, postgres_bin, postgres_of_version,
-};
+pub use postgres::{chosen_postgres, postgres_bin, postgres_of_version};
 pub use processes::{Pid, kill, parent_of, pause, restart, resume, stop_fast, terminate};

@@ -35,20 +35,11 @@ pub fn postgres_bin() -> PathBuf {
     })
 }
 
-/// The programs of a major version, as `.ci/versions` gets them; none where it has not. They are
+/// The programs of a version, as `.ci/versions` gets them; none where it has not. They are
 /// copied below `folder` where PostgreSQL's user could not reach them.
-pub fn postgres_of_version(major: u32, folder: &Path) -> Option<PathBuf> {
-    reachable(&format!("{major}/bin"), folder)
-}
-
-/// The programs of an older minor version of 18, which have come with those of 16.
-pub fn postgres_before_the_newest(folder: &Path) -> Option<PathBuf> {
-    reachable("16/../pginstall18/bin", folder)
-}
-
-fn reachable(bin: &str, folder: &Path) -> Option<PathBuf> {
+pub fn postgres_of_version(version: &str, folder: &Path) -> Option<PathBuf> {
     let all = fs::canonicalize(workspace().join("target/postgres")).ok()?;
-    let bin = fs::canonicalize(all.join(bin)).ok()?;
+    let bin = fs::canonicalize(all.join(version).join("bin")).ok()?;
     if can_be_run(&bin) {
         return Some(bin);
     }
