@@ -114,10 +114,7 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
         if let Some(end) = state.may_serve_until() {
             wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
         }
-        let primary = primary_of(&state);
-        wiring
-            .primary
-            .send_if_modified(|known| std::mem::replace(known, primary.clone()) != primary);
+        name_primary(&wiring.primary, &state);
         for action in actions {
             match action {
                 Action::Announce(presence) => session.say(presence),
@@ -160,9 +157,16 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
     }
 }
 
-fn primary_of(state: &State) -> Option<InstanceId> {
-    let declared = state.snapshot.as_ref()?.declared.as_ref()?;
-    Some(declared.record.primary.clone())
+fn name_primary(to: &watch::Sender<Option<InstanceId>>, state: &State) {
+    let record = state.snapshot.as_ref().and_then(|snapshot| snapshot.record());
+    let primary = record.map(|record| &record.primary);
+    to.send_if_modified(|known| {
+        let changed = known.as_ref() != primary;
+        if changed {
+            *known = primary.cloned();
+        }
+        changed
+    });
 }
 
 /// Waits for the next thing that happens.

@@ -59,7 +59,7 @@ async fn begun(repair: Repair, disk: Option<Role>) -> (TempDir, Cluster) {
 }
 
 /// The primary writes rows that nobody else gets, and dies.
-pub(crate) async fn forked(cluster: &Cluster) -> Instance {
+async fn forked(cluster: &Cluster) -> Instance {
     let (primary, sync) = (cluster.with_role(Role::Primary), cluster.with_role(Role::Sync));
     let client = connect(&direct_dsn(cluster, &primary)).await.expect("the primary lets it in");
     let table = client.batch_execute("create table if not exists forked (n int)").await;
@@ -80,7 +80,7 @@ pub(crate) async fn forked(cluster: &Cluster) -> Instance {
 
 /// How often data was made anew by a rewind, as a prefix, and by a copy, since the instance's
 /// controller began.
-pub(crate) async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
+async fn made(cluster: &Cluster, instance: &Instance) -> [u64; 3] {
     let page = metrics(cluster, instance).await;
     ["rewind", "prefix", "copy"].map(|how| {
         let line = format!("dugong_data_made_total{{how=\"{how}\"}} ");
@@ -105,15 +105,21 @@ pub(crate) async fn has_what_the_others_have(cluster: &Cluster, instance: &Insta
 #[tokio::test]
 async fn a_primary_with_writes_of_its_own_comes_back_by_a_rewind() {
     let (cluster, writer) = written_to().await;
+    comes_back_by_a_rewind(&cluster, &writer).await;
+    nothing_is_lost(writer).await;
+}
+
+/// A primary with writes of its own dies; the instance that it was, once it is the last async.
+pub(crate) async fn comes_back_by_a_rewind(cluster: &Cluster, writer: &Writer) -> Instance {
     let file = cluster.with_role(Role::Primary).unchanged_file();
-    let former = forked(&cluster).await;
+    let former = forked(cluster).await;
     writer.goes_on(50, SOON).await;
     cluster.whole().await;
     assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
     assert_eq!(former.unchanged_file(), file, "it was not copied");
-    assert_eq!(made(&cluster, &former).await, [1, 0, 0]);
-    has_what_the_others_have(&cluster, &former).await;
-    nothing_is_lost(writer).await;
+    assert_eq!(made(cluster, &former).await, [1, 0, 0], "it was rewound");
+    has_what_the_others_have(cluster, &former).await;
+    former
 }
 
 /// What of a former primary is killed while its data is made anew.

@@ -11,7 +11,7 @@ use std::process::Command;
 use dugong_tests::{Cluster, Writer, connect, postgres_of_version};
 use dugong_topology::Role;
 
-use crate::repair::{forked, has_what_the_others_have, made};
+use crate::repair::{comes_back_by_a_rewind, has_what_the_others_have};
 use crate::settings::{all_have, done};
 use crate::{SOON, nothing_is_lost};
 
@@ -25,14 +25,7 @@ async fn lives_through_all_of_it(major: u32) {
     let row = client.query_one("select current_setting('server_version_num')::int / 10000", &[]);
     assert_eq!(row.await.expect("it is known").get::<_, i32>(0).cast_unsigned(), major);
 
-    let file = cluster.with_role(Role::Primary).unchanged_file();
-    let former = forked(&cluster).await;
-    writer.goes_on(50, SOON).await;
-    cluster.whole().await;
-    assert_eq!(cluster.with_role(Role::Async).id, former.id, "it is back");
-    assert_eq!(former.unchanged_file(), file, "it was not copied");
-    assert_eq!(made(&cluster, &former).await, [1, 0, 0], "it was rewound");
-    has_what_the_others_have(&cluster, &former).await;
+    let former = comes_back_by_a_rewind(&cluster, &writer).await;
 
     let (primary, making) = (cluster.with_role(Role::Primary), former.making());
     done(&cluster, &["switchover"]).await;

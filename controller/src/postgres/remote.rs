@@ -65,6 +65,10 @@ impl Workshop<'_> {
             tokio::time::sleep(GLANCE).await;
         }
         // Where it was not given, the answer says so.
+        self.told_lineage_of(primary).await
+    }
+
+    async fn told_lineage_of(self, primary: &Upstream) -> Result<Lineage, MakingError> {
         let answer = self.ask(primary, QUESTION).await?;
         let odd = || LookError::Odd(format!("{} says {answer:?}", primary.id));
         Ok(parse(answer.trim()).ok_or_else(odd)?)
@@ -89,7 +93,7 @@ impl Workshop<'_> {
         Ok(answer.map_err(|error| not_asked(instance, error))?.stdout)
     }
 
-    /// The same, once its control file shows the timeline that it writes on: until then `pg_rewind`
+    /// The same of one that has told it before, once its control file shows the timeline that it writes on: until then `pg_rewind`
     /// (before version 16) takes it to be on the one before.
     pub(super) async fn settled_lineage_of(
         self,
@@ -97,7 +101,7 @@ impl Workshop<'_> {
     ) -> Result<Lineage, MakingError> {
         let deadline = Instant::now() + CHECKPOINT_PATIENCE;
         loop {
-            let lineage = self.lineage_of(primary).await?;
+            let lineage = self.told_lineage_of(primary).await?;
             if lineage.checkpoint == lineage.history.timeline {
                 return Ok(lineage);
             }
