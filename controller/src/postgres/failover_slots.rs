@@ -33,8 +33,12 @@ pub(super) struct FailoverSlots {
 }
 
 impl FailoverSlots {
-    /// A primary's, which has these slots.
-    pub(super) fn behind(standbys: &[InstanceId], there: &[Slot]) -> Self {
+    /// A primary's, which has these slots; nothing where the server knows nothing of them, so that no
+    /// reload is made for it.
+    pub(super) fn behind(standbys: &[InstanceId], there: &[Slot], major: u32) -> Self {
+        if !has_failover_slots(major) {
+            return Self::default();
+        }
         let has_slot = |id: &&InstanceId| there.iter().any(|slot| slot.name == id.slot_name());
         Self { copied: false, behind: standbys.iter().filter(has_slot).cloned().collect() }
     }
@@ -120,8 +124,10 @@ mod tests {
     fn consumers_wait_for_standbys_whose_slots_are_there_and_only_where_postgresql_can() {
         let ids = ["pg-2", "pg-3"].map(|id| id.parse().unwrap());
         let slot = |name: &str| Slot { name: name.to_owned(), active: true };
-        let slots = FailoverSlots::behind(&ids, &[slot("dugong_pg_3"), slot("dugong_pg_9")]);
+        let there = [slot("dugong_pg_3"), slot("dugong_pg_9")];
+        let slots = FailoverSlots::behind(&ids, &there, 17);
         assert_eq!(slots.behind, [ids[1].clone()]);
+        assert_eq!(FailoverSlots::behind(&ids, &there, 16), FailoverSlots::default());
         let set = |name, value: &str| (name, value.to_owned());
         assert_eq!(
             slots.settings(17),

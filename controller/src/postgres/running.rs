@@ -40,6 +40,8 @@ use crate::credentials::{Credentials, Kind};
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(5);
 /// A seal that is not found within this is looked for at a slower pace of the server.
 const SEAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a new primary's clients, who have waited, have its disk for themselves.
+const CLIENTS_FIRST: Duration = Duration::from_millis(500);
 /// A standby that receives nothing for this long is asked why.
 const DRY_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -191,7 +193,7 @@ impl Running {
     }
 
     /// The kept connection, opened again where it was lost.
-    async fn session(&mut self) -> Result<&Session, LookError> {
+    pub(super) async fn session(&mut self) -> Result<&Session, LookError> {
         let session = match self.session.take() {
             Some(session) if !session.is_closed() => session,
             Some(_) | None => self.door.open("postgres", "").await?,
@@ -222,7 +224,8 @@ impl Running {
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
             // All of its WAL is in every later primary's, so that readers may stay.
             let clients = self.live.clients;
-            let failover_slots = self.live.failover_slots.clone();
+            let major = place.settings.version.major;
+            let failover_slots = FailoverSlots::behind(names.ids(), &self.slots, major);
             let access = Access::ReadOnly;
             self.settle(place, &Live { names, access, clients, source, failover_slots }).await?;
             self.name_timeline(place, goal.timeline).await?;
@@ -265,7 +268,8 @@ impl Running {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
-        let failover_slots = FailoverSlots::behind(wanted.ids(), &self.slots);
+        let major = place.settings.version.major;
+        let failover_slots = FailoverSlots::behind(wanted.ids(), &self.slots, major);
         let wanted = Live { names: wanted, access, clients, source, failover_slots };
         self.settle(place, &wanted).await?;
         // Before the look: whoever writes after this was counted.
@@ -393,6 +397,7 @@ impl Running {
         let roles = settings.credentials.let_in(Kind::Replication);
         self.checkpoint_due = false;
         self.background.spawn(async move {
+            tokio::time::sleep(CLIENTS_FIRST).await;
             let done = match door.open("postgres", "").await {
                 Ok(session) => {
                     if let Err(error) = allow_rewind(&session, &roles).await {

@@ -8,7 +8,7 @@ use dugong_topology::InstanceId;
 use tokio::time::Instant;
 
 use super::configuration::{self, Live};
-use super::control::{LookError, Session, only, optional, text, value};
+use super::control::{LookError, Session, literal, only, optional, text, value};
 use super::layout::Durability;
 use super::names::Proof;
 use super::running::{Place, Running};
@@ -19,13 +19,15 @@ const RELOAD_PATIENCE: Duration = Duration::from_secs(2);
 const SENDER_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks at what changes within milliseconds.
 const GLANCE: Duration = Duration::from_millis(5);
+/// The same, where clients wait for it and no process has to be started for it.
+const BLINK: Duration = Duration::from_millis(1);
 
-/// Whether this session's process is younger than the postmaster's last reload, which ends when all
-/// of its processes are told. One that was told itself shows the time of that.
+/// When this session's process is younger than the postmaster's last reload, which ends when all of its
+/// processes are told. One that was told itself shows the time of that.
 ///
 /// Source: PostgreSQL's `process_pm_reload_request`, `PgReloadTime`.
-const BEGAN_AFTER_RELOAD: &str = "SELECT backend_start > pg_conf_load_time() \
-                                  FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+const BEGAN_AFTER_RELOAD: &str = "backend_start > pg_conf_load_time() \
+                                  FROM pg_stat_get_activity(pg_backend_pid())";
 
 impl Running {
     /// Brings the settings to `wanted`, one kind of change after the other, each confirmed.
@@ -58,6 +60,7 @@ impl Running {
         }
         loop {
             let next = self.live.towards(wanted);
+            let opens = self.confirmed && next.only_opens(&self.live);
             if next != self.live {
                 if next.clients != self.live.clients {
                     // Read in the same reload, so that whatever shows the settings proves this.
@@ -75,7 +78,10 @@ impl Running {
                 self.confirmed = false;
                 self.postmaster.reload().map_err(failed("the server cannot be signalled"))?;
             }
-            if !self.confirmed {
+            if opens {
+                // Confirmed like any other change by the next turn: nobody need wait for that.
+                self.wait_for_writers().await?;
+            } else if !self.confirmed {
                 self.confirm(place).await?;
                 self.confirmed = true;
                 self.older.clear();
@@ -98,6 +104,22 @@ impl Running {
             let _ = self.postmaster.reload();
         }
         confirmed
+    }
+
+    /// Waits until whoever connects may write. The kept session shows that, because the postmaster reads
+    /// its configuration before it tells any process to.
+    ///
+    /// Source: PostgreSQL's `process_pm_reload_request`.
+    async fn wait_for_writers(&mut self) -> Result<(), LookError> {
+        let deadline = Instant::now() + RELOAD_PATIENCE;
+        let may_write = "SELECT current_setting('default_transaction_read_only') = 'off'";
+        loop {
+            let sets = self.session().await?.ask(may_write).await?;
+            if text(only(&sets, 0)?, 0) == Some("t") || Instant::now() > deadline {
+                return Ok(()); // What is not in force by then is found, and told, by the next turn.
+            }
+            tokio::time::sleep(BLINK).await;
+        }
     }
 
     /// A connection that began after the reload shows what every later one will have, and that every
@@ -131,18 +153,41 @@ impl Running {
                 configuration::conninfo(place.settings, place.layout, &self.live.source),
             ),
         ];
+        let is_set = |(name, value): &(&str, String)| {
+            format!("current_setting('{name}') = {}", literal(value))
+        };
+        let are_set = wanted.iter().map(is_set).collect::<Vec<_>>().join(" AND ");
+        let sets = fresh.ask(&format!("SELECT {are_set}, {BEGAN_AFTER_RELOAD}")).await?;
+        let row = only(&sets, 0)?;
+        match (text(row, 0), text(row, 1)) {
+            (Some("t"), Some("t")) => Ok(None),
+            // One that was there before has been told by itself, and others may not have been yet.
+            (Some("t"), _) => {
+                Ok(Some("the server does not finish reading its configuration".to_owned()))
+            }
+            (_, _) => self.why_not_in_force(place, fresh, &wanted).await,
+        }
+    }
+
+    /// Which setting is not as it was written, and why, in words.
+    async fn why_not_in_force(
+        &self,
+        place: Place<'_>,
+        fresh: &Session,
+        wanted: &[(&str, String)],
+    ) -> Result<Option<String>, LookError> {
         let names: Vec<_> = wanted.iter().map(|(name, _)| format!("'{name}'")).collect();
         let sets = fresh
             .ask(&format!(
                 "SELECT name, setting, sourcefile FROM pg_settings WHERE name IN ({}); \
                  SELECT sourcefile, sourceline, name, error FROM pg_file_settings \
-                 WHERE error IS NOT NULL; {BEGAN_AFTER_RELOAD}",
+                 WHERE error IS NOT NULL",
                 names.join(", ")
             ))
             .await?;
         let ours = place.layout.data.join("dugong.conf");
         let ours = ours.to_string_lossy();
-        for (name, value) in &wanted {
+        for (name, value) in wanted {
             let rows = sets.first().into_iter().flatten();
             let row = rows.into_iter().find(|row| text(row, 0) == Some(*name));
             let (found, file) = row.map_or((None, None), |row| (text(row, 1), text(row, 2)));
@@ -164,10 +209,7 @@ impl Running {
                 )));
             }
         }
-        // One that was there before has been told by itself, and others may not have been yet.
-        let began_after = text(only(&sets, 2)?, 0) == Some("t");
-        Ok((!began_after)
-            .then(|| "the server does not finish reading its configuration".to_owned()))
+        Ok(Some("the server is taking its configuration up".to_owned()))
     }
 
     /// Waits until no WAL sender is left that could release a commit by older names.
@@ -246,6 +288,12 @@ async fn doubtful_senders(
 }
 
 impl Live {
+    /// Whether sessions may write now, and nothing else differs.
+    fn only_opens(&self, before: &Self) -> bool {
+        let opened = Self { access: Access::ReadWrite, ..before.clone() };
+        before.access == Access::ReadOnly && *self == opened
+    }
+
     /// The next settings on the way to `wanted`: one kind of change for one reload.
     fn towards(&self, wanted: &Self) -> Self {
         let closes = wanted.access == Access::ReadOnly;
@@ -256,7 +304,7 @@ impl Live {
             next.clients = wanted.clients;
         } else if self.names != wanted.names {
             next.names = wanted.names.clone();
-            next.failover_slots.behind.clone_from(&wanted.failover_slots.behind);
+            next.failover_slots = wanted.failover_slots.clone();
         } else if self.access != wanted.access || self.clients != wanted.clients {
             next.access = wanted.access;
             next.clients = wanted.clients;
