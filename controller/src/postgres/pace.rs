@@ -29,6 +29,12 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
             return Pace::Eager;
         }
         (Some(Goal::Standby(goal)), Run::Standby(_)) if goal.heir => return Pace::Eager,
+        // Promoted, and about to open: its sync has nearly all that it needs.
+        (Some(Goal::Primary(goal)), Run::Primary(view))
+            if view.access == Access::ReadOnly && all_stream(goal, view) =>
+        {
+            return Pace::Eager;
+        }
         (None, _) => true,
         (Some(Goal::Down(_) | Goal::Initialised | Goal::Copied { .. }), run) => *run == Run::Down,
         (Some(Goal::Primary(goal)), Run::Primary(view)) => has_caught_up(goal, view),
@@ -43,13 +49,18 @@ pub(super) fn pace(goal: Option<&Goal>, run: &Run) -> Pace {
 
 /// Whether it is open, everybody that commits wait for streams, and nothing is to be written.
 fn has_caught_up(goal: &PrimaryGoal, view: &PrimaryView) -> bool {
-    let waits = |id| view.standby(id).is_some_and(|row| row.waits == Waits::ForIt);
     let written = goal.checkpoint.is_none() || goal.checkpoint == view.checkpointed;
-    let all_wait = match &goal.names {
+    let open = view.access == Access::ReadWrite && goal.access == view.access;
+    open && all_stream(goal, view) && written
+}
+
+/// Whether everybody that commits wait for streams.
+fn all_stream(goal: &PrimaryGoal, view: &PrimaryView) -> bool {
+    let waits = |id| view.standby(id).is_some_and(|row| row.waits == Waits::ForIt);
+    match &goal.names {
         Names::Each(names) => names.iter().all(waits),
         Names::OneNode => true,
-    };
-    view.access == Access::ReadWrite && goal.access == view.access && all_wait && written
+    }
 }
 
 /// Pauses between attempts that fail in a row.
@@ -95,7 +106,53 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use dugong_machine::StandbyRow;
+    use dugong_topology::{Generation, History, InstanceId, Lsn, TimelineId};
+
     use super::*;
+
+    #[test]
+    fn who_is_about_to_open_is_looked_at_again_at_once() {
+        let sync: InstanceId = "pg-2".parse().unwrap();
+        let goal = |access| {
+            Goal::Primary(PrimaryGoal {
+                generation: Generation(2),
+                timeline: TimelineId(2),
+                names: Names::Each(vec![sync.clone()]),
+                access,
+                sessions: Sessions::Stay,
+                checkpoint: None,
+                downstreams: BTreeSet::new(),
+                life: 0,
+            })
+        };
+        let view = |access, waits| {
+            let row = StandbyRow { id: sync.clone(), flushed: Lsn(1), waits };
+            Run::Primary(PrimaryView {
+                history: History::root(TimelineId(2)),
+                end: Lsn(2),
+                names: Names::Each(vec![sync.clone()]),
+                access,
+                leaving: None,
+                checkpointed: None,
+                standbys: vec![row],
+            })
+        };
+        use Access::{ReadOnly, ReadWrite};
+        #[rustfmt::skip]
+        let cases = [
+            ("its sync is not there yet", ReadOnly,  view(ReadOnly, Waits::NotYet),  Pace::Fast),
+            ("its sync streams",          ReadOnly,  view(ReadOnly, Waits::ForIt),   Pace::Eager),
+            ("it is to open",             ReadWrite, view(ReadOnly, Waits::ForIt),   Pace::Eager),
+            ("it is open",                ReadWrite, view(ReadWrite, Waits::ForIt),  Pace::Steady),
+            ("its sync is gone again",    ReadWrite, view(ReadWrite, Waits::NotYet), Pace::Fast),
+        ];
+        for (what, access, run, expected) in cases {
+            assert_eq!(pace(Some(&goal(access)), &run), expected, "{what}");
+        }
+    }
 
     #[test]
     fn the_pause_grows_with_each_failure_up_to_the_last_and_success_forgets() {

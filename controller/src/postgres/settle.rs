@@ -323,18 +323,37 @@ mod tests {
     use crate::postgres::failover_slots::FailoverSlots;
     use crate::postgres::names::Names;
 
+    fn live(names: &[&str], access: Access, source: Source) -> Live {
+        let clients = match access {
+            Access::ReadOnly => Clients::Refused,
+            Access::ReadWrite => Clients::Admitted,
+        };
+        let names = Names::Each(names.iter().map(|name| name.parse().unwrap()).collect());
+        Live { names, access, clients, source, failover_slots: FailoverSlots::default() }
+    }
+
+    #[test]
+    fn a_server_only_opens_where_nobody_is_let_in_who_was_not_before() {
+        use Access::{ReadOnly, ReadWrite};
+        let open = live(&["a"], ReadWrite, Source::Nobody);
+        let promoted = Live { access: ReadOnly, ..open.clone() };
+        let started = live(&["a"], ReadOnly, Source::Nobody);
+        let renamed = Live { access: ReadOnly, ..live(&["b"], ReadWrite, Source::Nobody) };
+        #[rustfmt::skip]
+        let cases = [
+            ("readers have stayed", &promoted, &open,     true),
+            ("it lets clients in",  &started,  &open,     false),
+            ("it closes",           &open,     &promoted, false),
+            ("another sync, too",   &renamed,  &open,     false),
+            ("nothing changes",     &open,     &open,     false),
+        ];
+        for (what, before, after, expected) in cases {
+            assert_eq!(after.only_opens(before), expected, "{what}");
+        }
+    }
+
     #[test]
     fn one_reload_changes_one_kind_of_setting() {
-        let live = |names: &[&str], access, source| Live {
-            names: Names::Each(names.iter().map(|n| n.parse().unwrap()).collect()),
-            access,
-            clients: match access {
-                ReadOnly => Clients::Refused,
-                ReadWrite => Clients::Admitted,
-            },
-            source,
-            failover_slots: FailoverSlots::default(),
-        };
         use Access::{ReadOnly, ReadWrite};
         use Source::{Nobody, Sealed};
         #[rustfmt::skip]

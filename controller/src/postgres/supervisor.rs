@@ -251,12 +251,12 @@ impl Supervisor {
         }
         let open = Beating::of(&run);
         self.beating.send_if_modified(|beating| std::mem::replace(beating, open) != open);
+        let young = self.changed.elapsed() < STEADY;
         let pause = match pace(goal, &run) {
-            Pace::Fast if self.changed.elapsed() < STEADY && self.trouble.is_none() => {
-                Duration::from_millis(10)
-            }
+            Pace::Eager if young => Duration::from_millis(3),
+            Pace::Eager => Duration::from_millis(20),
+            Pace::Fast if young && self.trouble.is_none() => Duration::from_millis(10),
             Pace::Fast => Duration::from_millis(100),
-            Pace::Eager => Duration::from_millis(5),
             Pace::Steady => REPEAT,
         };
         self.report(run).await;
