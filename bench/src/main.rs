@@ -17,7 +17,9 @@ mod report;
 mod switchover;
 mod watchers;
 
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures Dugong against what PostgreSQL itself can do, in the same run.
 #[derive(Parser)]
@@ -52,13 +54,23 @@ enum Bench {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Options::parse().bench {
-        Bench::Failover(options) => failover::run(&options).await,
-        Bench::Switchover(options) => switchover::run(&options).await,
+        Bench::Failover(options) => unless_ended(failover::run(&options)).await,
+        Bench::Switchover(options) => unless_ended(switchover::run(&options)).await,
         Bench::Proxies(options) => proxies::run(&options).await,
         Bench::Answer(options) => answer::run(&options).await,
         Bench::Counts(options) => counts::run(&options),
         Bench::Relay(options) => relay::run(&options),
         Bench::Watchers(options) => watchers::run(&options).await,
         Bench::FollowTopologies(following) => watchers::follow(&following).await,
+    }
+}
+
+/// Servers that run in the background end with what measures them, a signal or not.
+async fn unless_ended(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate()).context("SIGTERM cannot be waited for")?;
+    tokio::select! {
+        result = run => result,
+        _ = terminated.recv() => bail!("ended by SIGTERM before it was done"),
+        _ = tokio::signal::ctrl_c() => bail!("interrupted before it was done"),
     }
 }

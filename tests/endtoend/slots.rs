@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use dugong_tests::{Cluster, Instance, connect, eventually, kill};
+use dugong_tests::{Cluster, Instance, connect, eventually, kill, pause, resume};
 use dugong_topology::Role;
+use tokio_postgres::error::SqlState;
 
 use crate::settings::done;
 use crate::{SOON, nothing_is_lost, superuser_dsn, written_to};
@@ -78,6 +79,27 @@ async fn until_the_sync_has_it(
     .await;
 }
 
+/// Commits a number that the sync has not got for a while; what is sent after that.
+async fn sent_only_once_the_sync_has_it(cluster: &Cluster, number: i64) -> BTreeSet<i64> {
+    // It stays the sync, however long it does not follow.
+    done(cluster, &["freeze", "--why", "its sync is stopped for a while"]).await;
+    let (primary, sync) = (cluster.with_role(Role::Primary), cluster.with_role(Role::Sync));
+    let receiver = sync.server_process("walreceiver").expect("it receives");
+    let client = connect(&superuser_dsn(cluster, &primary)).await.expect("the primary answers");
+    pause(receiver);
+    let insert = format!("set synchronous_commit = local; insert into events values ({number})");
+    client.batch_execute(&insert).await.expect("it waits for nobody");
+    client.batch_execute("set statement_timeout = '2s'").await.expect("it can be set");
+    let changes = "select data from pg_logical_slot_get_changes('events', null, null)";
+    let early = client.query(changes, &[]).await;
+    resume(receiver);
+    let waited = early.expect_err("it is sent what the sync has not got");
+    assert_eq!(waited.code(), Some(&SqlState::QUERY_CANCELED), "{waited}");
+    done(cluster, &["unfreeze"]).await;
+    cluster.whole().await;
+    sent(cluster).await.expect("the slot is there")
+}
+
 #[tokio::test]
 async fn a_failover_slot_goes_along_and_its_consumer_misses_nothing() {
     with_a_failover_slot(17).await;
@@ -106,6 +128,8 @@ async fn with_a_failover_slot(major: u32) {
     until_the_sync_has_it(&cluster, &mut written, &mut consumed).await;
     let said = done(&cluster, &["status"]).await;
     assert!(!said.contains("events"), "there is nothing to say: {said}");
+    written.insert(500);
+    consumed.extend(sent_only_once_the_sync_has_it(&cluster, 500).await);
 
     for next in 1_000..1_100 {
         let insert = format!("insert into events values ({next})");
