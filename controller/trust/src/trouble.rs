@@ -68,6 +68,11 @@ fn certificate(why: &CertificateError, ca: &str) -> String {
         CertificateError::NotValidForName => {
             "its certificate is for another host than it is reached as".to_owned()
         }
+        // By its word: what webpki says has no kind of its own in rustls.
+        CertificateError::Other(other) if other.0.to_string() == "CaUsedAsEndEntity" => format!(
+            "its certificate is an authority's own (as `openssl req -x509` makes them), which no server \
+             may show: have that authority sign one for the server, and keep the authority in {ca}"
+        ),
         other => format!("its certificate is not good: {other}"),
     }
 }

@@ -41,6 +41,7 @@ impl Authority {
         let authority =
             Self { folder: tempfile::tempdir().unwrap(), issuer: Issuer::new(params, key) };
         authority.write("ca.crt", &certificate);
+        authority.write("ca.key", &authority.issuer.key().serialize_pem());
         authority
     }
 

@@ -43,10 +43,11 @@ async fn a_server_is_verified_as_far_as_the_mode_says() {
     let here = Postgres::start_with_tls("pg-1", &right, "server");
     let moved = Postgres::start_with_tls("pg-2", &elsewhere, "server");
     let plain = Postgres::start("pg-3");
+    let itself = Postgres::start_with_tls("pg-4", &right, "ca");
     let [trusted, foreign] = [&right, &elsewhere].map(|authority| authority.text("ca.crt"));
     let tls = "TLSv1.3";
     #[rustfmt::skip]
-    let cases: [(&Postgres, &[&str], &str); 11] = [
+    let cases: [(&Postgres, &[&str], &str); 12] = [
         (&here,  &["--server-tls", "disable"],                              "plain"),
         (&here,  &["--server-tls", "prefer"],                               tls),
         (&plain, &["--server-tls", "prefer"],                               "plain"),
@@ -58,6 +59,7 @@ async fn a_server_is_verified_as_far_as_the_mode_says() {
         (&moved, &["--server-tls", "verify-ca", "--server-ca", &foreign],   tls),
         (&moved, &["--server-ca", &foreign],                                "its certificate is for another host: it is reached as 127.0.0.1"),
         (&moved, &["--server-ca", &trusted],                                "signed by no authority of server_ca"),
+        (&itself, &["--server-ca", &trusted],                               "its certificate is an authority's own"),
     ];
     for (server, flags, expected) in cases {
         let proxy = start(server.port, flags);
