@@ -93,8 +93,8 @@ impl Workshop<'_> {
         Ok(answer.map_err(|error| not_asked(instance, error))?.stdout)
     }
 
-    /// The same of one that has told it before, once its control file shows the timeline that it writes on: until then `pg_rewind`
-    /// (before version 16) takes it to be on the one before.
+    /// The same of one that has told it before, once its control file shows the timeline that it
+    /// writes on: until then `pg_rewind` (before version 16) takes it to be on the one before.
     pub(super) async fn settled_lineage_of(
         self,
         primary: &Upstream,

@@ -224,8 +224,7 @@ impl Running {
             // Closed at first, whatever is wanted: it is opened when it is seen as a primary.
             // All of its WAL is in every later primary's, so that readers may stay.
             let clients = self.live.clients;
-            let major = place.settings.version.major;
-            let failover_slots = FailoverSlots::behind(names.ids(), &self.slots, major);
+            let failover_slots = self.failover_slots_behind(place, &names);
             let access = Access::ReadOnly;
             self.settle(place, &Live { names, access, clients, source, failover_slots }).await?;
             self.name_timeline(place, goal.timeline).await?;
@@ -234,6 +233,11 @@ impl Running {
             self.session().await?.ask("SELECT pg_promote(false)").await?;
         }
         Ok(Run::Busy(Work::Promoting))
+    }
+
+    /// Consumers of failover slots are sent what these have.
+    fn failover_slots_behind(&self, place: Place<'_>, names: &Names) -> FailoverSlots {
+        FailoverSlots::behind(names.ids(), &self.slots, place.settings.version.major)
     }
 
     /// Sees to it that the promotion begins this one.
@@ -268,8 +272,7 @@ impl Running {
             Access::ReadOnly => self.live.clients,
             Access::ReadWrite => Clients::Admitted,
         };
-        let major = place.settings.version.major;
-        let failover_slots = FailoverSlots::behind(wanted.ids(), &self.slots, major);
+        let failover_slots = self.failover_slots_behind(place, &wanted);
         let wanted = Live { names: wanted, access, clients, source, failover_slots };
         self.settle(place, &wanted).await?;
         // Before the look: whoever writes after this was counted.

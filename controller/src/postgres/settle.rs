@@ -22,12 +22,12 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// The same, where clients wait for it and no process has to be started for it.
 const BLINK: Duration = Duration::from_millis(1);
 
-/// When this session's process is younger than the postmaster's last reload, which ends when all of its
-/// processes are told. One that was told itself shows the time of that.
+/// Whether this session's process is younger than the postmaster's last reload, which ends when all of
+/// its processes are told. One that was told itself shows the time of that.
 ///
 /// Source: PostgreSQL's `process_pm_reload_request`, `PgReloadTime`.
-const BEGAN_AFTER_RELOAD: &str = "backend_start > pg_conf_load_time() \
-                                  FROM pg_stat_get_activity(pg_backend_pid())";
+const BEGAN_AFTER_RELOAD: &str = "(SELECT backend_start > pg_conf_load_time() \
+                                   FROM pg_stat_get_activity(pg_backend_pid()))";
 
 impl Running {
     /// Brings the settings to `wanted`, one kind of change after the other, each confirmed.
