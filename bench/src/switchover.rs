@@ -1,5 +1,5 @@
-//! How long writes pause in a switchover under load, beside two floors of the same run: of a promotion
-//! alone, and of a planned change that a bare chain makes under the same load.
+//! How long writes pause in a switchover under load, beside three floors of the same run: of a bare
+//! chain's promotion alone, of its promotion under the same load, and of its planned change under it.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ struct Window {
 
 /// Switches over, and reports.
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
-    let (mut floors, mut planned) = (Spread::default(), Spread::default());
+    let [mut idle, mut loaded, mut planned] = [(); 3].map(|()| Spread::default());
     let cluster = Cluster::start().await;
     cluster.whole().await;
     let crowd = Crowd::start(&cluster.dsn(&[]), options.clients).await;
@@ -47,7 +47,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     for number in 0..options.times {
         if number % every == 0 {
             crowd.rests().await;
-            floors.add(floor::measure().await?);
+            idle.add(floor::measure().await?);
+            loaded.add(floor::under_load(options.clients).await?);
             planned.add(floor::handed_over(options.clients).await?);
         }
         crowd.works().await;
@@ -57,7 +58,12 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let told = crowd.ends().await;
     let lost = crowd::lost(&cluster.dsn(&[]), &told).await;
-    report(options, [&floors, &planned], &windows, &told);
+    let floors = [
+        ("promotion floor, idle", &idle),
+        ("promotion floor, under load", &loaded),
+        ("bare planned change", &planned),
+    ];
+    report(options, &floors, &windows, &told);
     ensure!(lost.is_empty(), "acknowledged transactions are lost: {lost:?}");
     let broken: usize = told.iter().map(|told| told.broken.len()).sum();
     ensure!(broken == 0, "{broken} transactions were broken off in the middle");
@@ -79,7 +85,7 @@ async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
     Ok(Window { from, to: Instant::now(), former: former.id, same_data })
 }
 
-fn report(options: &Options, floors: [&Spread; 2], windows: &[Window], told: &[Told]) {
+fn report(options: &Options, floors: &[(&str, &Spread)], windows: &[Window], told: &[Told]) {
     let mut of_all: Vec<Instant> =
         told.iter().flat_map(|told| told.acknowledged.iter().map(|(_, at)| *at)).collect();
     of_all.sort_unstable();
@@ -91,26 +97,22 @@ fn report(options: &Options, floors: [&Spread; 2], windows: &[Window], told: &[T
             .map(|told| longest(told.acknowledged.iter().map(|(_, at)| *at), *from, *to));
         slowest.add(each.max().unwrap_or_default());
     }
-    let [promotion, planned] = floors;
-    let ratios = |of: &Spread| {
-        let times = |floor: &Spread| of.median().as_secs_f64() / floor.median().as_secs_f64();
-        format!(
-            "{:.2} x promotion floor, {:.2} x bare planned change",
-            times(promotion),
-            times(planned)
-        )
-    };
     let acknowledged = of_all.len();
     let (again, doubted, broken) = told.iter().fold((0, 0, 0), |(again, doubted, broken), told| {
         (again + told.connected_again, doubted + told.doubted, broken + told.broken.len())
     });
     println!("\nlongest pause between two acknowledged transactions, {} clients", options.clients);
-    println!("promotion floor    {promotion}");
-    println!("bare, planned      {planned}");
-    println!("of all clients     {anybody}");
-    println!("                   median {}", ratios(&anybody));
-    println!("of the slowest     {slowest}");
-    println!("                   median {}", ratios(&slowest));
+    let line = |what: &str, of: &Spread| println!("{what:<28} {of}");
+    for (what, floor) in floors {
+        line(what, floor);
+    }
+    for (what, of) in [("of all clients", &anybody), ("of the slowest", &slowest)] {
+        line(what, of);
+        for (floor, time) in floors {
+            let times = of.median().as_secs_f64() / time.median().as_secs_f64();
+            println!("{:<28} {times:.2} x {floor}", "");
+        }
+    }
     println!("{acknowledged} transactions acknowledged, {doubted} of unknown outcome");
     println!("{again} times a client connected again, between two transactions");
     println!("{broken} transactions broken off in the middle: {:#?}", reasons(told));

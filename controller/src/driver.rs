@@ -13,10 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dugong_machine::{
-    Action, Answer, Declaration, Event, Goal, Leases, Office, Presence, Run, Server, State, Time,
-    step,
+    Action, Answer, Declaration, Event, Goal, Leases, Neighbours, Office, Presence, Run, Server,
+    State, Time, step,
 };
-use dugong_topology::InstanceId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Interval;
 
@@ -63,8 +62,8 @@ pub struct Wiring {
     pub goal: watch::Sender<Option<Goal>>,
     /// Until when the server may be a primary: see [`Supervised`](crate::postgres::Supervised).
     pub lease: watch::Sender<Time>,
-    /// Who is the primary, for whoever looks after the server.
-    pub primary: watch::Sender<Option<InstanceId>>,
+    /// Who stands beside this instance, for whoever looks after the server.
+    pub neighbours: watch::Sender<Neighbours>,
     pub leave_running: oneshot::Sender<Mandate>,
     /// What the controller before this one knew, where it has left its server.
     pub inherited: Option<Mandate>,
@@ -114,7 +113,7 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
         if let Some(end) = state.may_serve_until() {
             wiring.lease.send_if_modified(|lease| std::mem::replace(lease, end) != end);
         }
-        name_primary(&wiring.primary, &state);
+        wiring.neighbours.send_replace(state.neighbours());
         for action in actions {
             match action {
                 Action::Announce(presence) => session.say(presence),
@@ -155,18 +154,6 @@ pub async fn run(mut state: State, mut wiring: Wiring) -> End {
             return End::Restarting;
         }
     }
-}
-
-fn name_primary(to: &watch::Sender<Option<InstanceId>>, state: &State) {
-    let record = state.snapshot.as_ref().and_then(|snapshot| snapshot.record());
-    let primary = record.map(|record| &record.primary);
-    to.send_if_modified(|known| {
-        let changed = known.as_ref() != primary;
-        if changed {
-            *known = primary.cloned();
-        }
-        changed
-    });
 }
 
 /// Waits for the next thing that happens.

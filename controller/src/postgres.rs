@@ -80,7 +80,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Goal, Server, Time};
+use dugong_machine::{Goal, Neighbours, Server, Time};
 use dugong_topology::{Address, Generation, InstanceId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -157,8 +157,8 @@ pub struct Supervised {
     /// Until when a server may live out of recovery, by the clock of this machine. Enforced even
     /// while this process is paused. In the past at first: nobody is in office by itself.
     pub lease: watch::Sender<Time>,
-    /// Who is the primary; nobody knows at first.
-    pub primary: watch::Sender<Option<InstanceId>>,
+    /// Who stands beside the server; nobody knows at first.
+    pub neighbours: watch::Sender<Neighbours>,
     /// Whether the others can do without the server, should its disk be sick. Nobody says so at first.
     pub spared: watch::Sender<bool>,
     /// Leaves the server to the next controller, and ends the task.
@@ -247,7 +247,7 @@ pub fn supervise(
     let inherited = found.as_ref().map(supervisor::Inheritance::mandate);
     let (goal, goals) = watch::channel(None);
     let (lease, leased) = watch::channel(inherited.unwrap_or_default().until);
-    let (primary, primaries) = watch::channel(None);
+    let (neighbours, beside) = watch::channel(Neighbours::default());
     let (leave_running, leaving) = oneshot::channel();
     let (give_up, orders) = mpsc::channel(1);
     let (seen_sender, seen) = mpsc::channel(SEEN_MAX);
@@ -273,7 +273,7 @@ pub fn supervise(
     let words = supervisor::Words {
         goals,
         lease: leased,
-        primary: primaries,
+        neighbours: beside,
         adopted,
         credentials,
         restart,
@@ -292,7 +292,7 @@ pub fn supervise(
     Ok(Supervised {
         goal,
         lease,
-        primary,
+        neighbours,
         spared,
         leave_running,
         damaged: damages,

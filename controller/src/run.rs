@@ -190,7 +190,7 @@ async fn control(config: Config) -> Result<(), Failure> {
         store,
         goal: server.goal,
         lease: server.lease,
-        primary: server.primary,
+        neighbours: server.neighbours,
         leave_running: server.leave_running,
         inherited: server.inherited,
         seen: server.seen,

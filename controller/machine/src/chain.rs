@@ -11,6 +11,22 @@ use crate::record::Record;
 use crate::server::Upstream;
 use crate::snapshot::Snapshot;
 
+/// Who stands beside this instance in the chain, for whoever looks after its server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    pub primary: Option<InstanceId>,
+    /// Of the sync alone: who would become the sync if it took over now.
+    pub next_sync: Option<InstanceId>,
+}
+
+impl Neighbours {
+    pub(crate) fn of(snapshot: &Snapshot, record: &Record, me: &InstanceId) -> Self {
+        let is_sync = record.sync.as_ref() == Some(me);
+        let next_sync = if is_sync { next_sync(snapshot, record, me) } else { None };
+        Self { primary: Some(record.primary.clone()), next_sync }
+    }
+}
+
 /// The instance that `id` replicates from: the nearest running one to its left. An instance that
 /// is not in the chain follows the tail, where it will be appended.
 ///

@@ -64,6 +64,7 @@ mod text;
 mod time;
 
 pub use action::{Action, Declaration, Guard};
+pub use chain::Neighbours;
 pub use event::{Answer, Event};
 pub use lease::Leases;
 pub use presence::{Handover, LagAge, Presence, ServerState, StandbyLag};

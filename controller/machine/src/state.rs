@@ -7,6 +7,7 @@ use std::time::Duration;
 use dugong_topology::{Address, Generation, InstanceId, Lsn, Position, Revision};
 
 use crate::action::Declaration;
+use crate::chain::Neighbours;
 use crate::lease::Leases;
 use crate::presence::Presence;
 use crate::record::Record;
@@ -209,6 +210,14 @@ impl State {
         // Up to its end it is a primary, which may take a while to write its last checkpoint.
         let office = matches!(self.goal, Some(Goal::Primary(_))) || self.office.is_some();
         office.then(|| if self.has_no_heir() { Time::NEVER } else { self.leases.end() })
+    }
+
+    /// As far as they are known.
+    pub fn neighbours(&self) -> Neighbours {
+        let snapshot = self.snapshot.as_ref();
+        snapshot
+            .and_then(|snapshot| Some(Neighbours::of(snapshot, snapshot.record()?, &self.me)))
+            .unwrap_or_default()
     }
 
     /// Whether nobody can take over, whatever was declared: one node, and no sync asked for.

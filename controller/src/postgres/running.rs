@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use dugong_machine::{
-    Access, Data, Goal, PrimaryGoal, PrimaryView, Receiver, Run, Sessions, StandbyView, Time, Work,
+    Access, Data, Goal, Names as Wanted, Neighbours, PrimaryGoal, PrimaryView, Receiver, Run,
+    Sessions, StandbyView, Time, Work,
 };
 use dugong_topology::{Generation, History, InstanceId, Lsn, Position, TimelineId};
 use tokio::sync::watch;
@@ -52,8 +53,7 @@ pub(super) struct Place<'a> {
     pub layout: &'a Layout,
     /// What the operator says.
     pub common: &'a Common,
-    /// Who is the primary, as far as that is known.
-    pub primary: Option<&'a InstanceId>,
+    pub neighbours: &'a Neighbours,
     /// Until when a primary may live.
     pub lease: &'a watch::Receiver<Time>,
 }
@@ -305,7 +305,9 @@ impl Running {
         if look.access == Access::ReadWrite && self.checkpoint_due {
             self.begin_checkpoint(place.settings);
         }
-        let wanted = goal.and_then(|goal| goal.checkpoint);
+        // The one after a promotion would be broken off by the stop.
+        while self.background.try_join_next().is_some() {}
+        let wanted = goal.and_then(|goal| goal.checkpoint.filter(|_| self.background.is_empty()));
         let checkpointed = self.checkpoint.keep(wanted, &self.door).await;
         Ok(Run::Primary(PrimaryView {
             history: self.history_of(place, look.end.timeline)?,
@@ -327,13 +329,20 @@ impl Running {
     ) -> Result<Run, LookError> {
         self.role = StartsAs::Standby;
         self.promotion_asked = None;
-        let of_primary = matches!(&source, Source::From(up) if place.primary == Some(&up.id));
+        let Neighbours { primary, next_sync } = place.neighbours;
+        // In force before it may be promoted, so that nobody waits for that then.
+        let names = match next_sync {
+            Some(next) => self.live.names.changed_to(&Wanted::Each(vec![next.clone()])),
+            None => self.live.names.clone(),
+        };
+        let of_primary = matches!(&source, Source::From(up) if primary.as_ref() == Some(&up.id));
         let can = self.logical && has_failover_slots(place.settings.version.major);
-        let failover_slots = FailoverSlots { copied: of_primary && can, behind: Vec::new() };
+        let behind = self.failover_slots_behind(place, &names);
+        let failover_slots = FailoverSlots { copied: of_primary && can, ..behind };
         if failover_slots.copied && !self.live.failover_slots.copied {
             drop_left_over(self.session().await?).await?;
         }
-        let wanted = Live { source, failover_slots, ..self.live.clone() };
+        let wanted = Live { names, source, failover_slots, ..self.live.clone() };
         if wanted != self.live {
             self.idle_before = None;
         }

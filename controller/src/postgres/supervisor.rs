@@ -12,8 +12,8 @@ mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dugong_machine::{Access, Data, Goal, Run, Server, Stop, Time, Work};
-use dugong_topology::{InstanceId, Position};
+use dugong_machine::{Access, Data, Goal, Neighbours, Run, Server, Stop, Time, Work};
+use dugong_topology::Position;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -70,7 +70,7 @@ pub(super) struct Supervisor {
     goals: watch::Receiver<Option<Goal>>,
     /// Until when a primary may live.
     lease: watch::Receiver<Time>,
-    primary: watch::Receiver<Option<InstanceId>>,
+    neighbours: watch::Receiver<Neighbours>,
     /// The cluster's settings, as far as they are taken here.
     adopted: watch::Receiver<Adopted>,
     /// The passwords that hold; those in `settings` are of the turn.
@@ -124,7 +124,7 @@ impl Supervisor {
         let Words {
             goals,
             lease,
-            primary,
+            neighbours,
             adopted,
             credentials,
             restart,
@@ -149,7 +149,7 @@ impl Supervisor {
             spawner,
             goals,
             lease,
-            primary,
+            neighbours,
             adopted,
             credentials,
             restart,
@@ -330,8 +330,8 @@ impl Supervisor {
         self.certificates.follow(|| running.postmaster.reload());
         let common = self.adopted.borrow().common();
         let (settings, layout) = (&*self.settings, &*self.layout);
-        let (common, primary, lease) = (&common, self.primary.borrow().clone(), &self.lease);
-        let place = Place { settings, layout, common, primary: primary.as_ref(), lease };
+        let (common, neighbours, lease) = (&common, &self.neighbours.borrow().clone(), &self.lease);
+        let place = Place { settings, layout, common, neighbours, lease };
         match running.serve(place, &mut self.data, goal).await {
             Ok(run) => {
                 if self.lacks_what_its_primary_has().await {

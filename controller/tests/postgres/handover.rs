@@ -127,6 +127,41 @@ fn commits_wait_for_the_first_name_from_the_moment_in_which_it_is_in_force() {
 }
 
 #[test]
+fn a_sync_has_the_names_of_its_office_before_it_is_promoted() {
+    as_postgres(async {
+        let (mut primary, mut standby) = cluster_of_two().await;
+        primary.primary(&["pg-2"], Access::ReadWrite);
+        primary.until_open().await;
+        standby.until_standby("it runs", |_| true).await;
+        let client = standby.client().await;
+        let read = async || {
+            let question = "SELECT current_setting('synchronous_standby_names'), \
+                                   pg_conf_load_time()::text";
+            let row = client.query_one(question, &[]).await.unwrap();
+            (row.get::<_, String>(0), row.get::<_, String>(1))
+        };
+        for next in ["pg-4", "pg-3"] {
+            standby.next_sync(next);
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while read().await.0 != format!("\"{next}\"") {
+                assert!(Instant::now() < deadline, "it has not heard of {next}");
+                standby.next().await;
+            }
+        }
+        primary.want(Goal::Down(Stop::Fast));
+        primary.until("it is down", |server| server.run == Run::Down).await;
+        standby.want(Goal::Sealed { generation: standby.generation });
+        standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
+        let sealed = read().await;
+
+        standby.primary(&["pg-3"], Access::ReadOnly);
+        let view = standby.until_primary("it is promoted", |_| true).await;
+        assert_eq!(view.names, each(&["pg-3"]));
+        assert_eq!(read().await, sealed, "a reload that clients would have waited for");
+    });
+}
+
+#[test]
 fn a_promotion_begins_the_timeline_that_it_is_told() {
     as_postgres(async {
         let (mut primary, mut standby) = cluster_of_two().await;

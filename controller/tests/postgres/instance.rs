@@ -16,8 +16,8 @@ use dugong_controller::postgres::{
 };
 use dugong_controller::store::Edition;
 use dugong_machine::{
-    Access, Goal, Names, Old, PrimaryGoal, PrimaryView, RequestNumber, Run, Server, Sessions,
-    StandbyGoal, StandbyView, Time, Upstream,
+    Access, Goal, Names, Neighbours, Old, PrimaryGoal, PrimaryView, RequestNumber, Run, Server,
+    Sessions, StandbyGoal, StandbyView, Time, Upstream,
 };
 use dugong_tests::{chosen_postgres, free_port};
 use dugong_topology::{Address, Generation, InstanceId, TimelineId};
@@ -221,6 +221,12 @@ impl Instance {
 
     pub(crate) fn want(&self, goal: Goal) {
         self.supervised.goal.send(Some(goal)).unwrap();
+    }
+
+    /// Who becomes its sync when it is promoted.
+    pub(crate) fn next_sync(&self, name: &str) {
+        let neighbours = Neighbours { primary: None, next_sync: Some(id(name)) };
+        self.supervised.neighbours.send_replace(neighbours);
     }
 
     pub(crate) fn primary(&self, names: &[&str], access: Access) {

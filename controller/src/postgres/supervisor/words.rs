@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use dugong_machine::{Goal, Server, Time};
-use dugong_topology::InstanceId;
+use dugong_machine::{Goal, Neighbours, Server, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::Seen;
@@ -18,7 +17,7 @@ use crate::credentials::Credentials;
 pub(in crate::postgres) struct Words {
     pub(in crate::postgres) goals: watch::Receiver<Option<Goal>>,
     pub(in crate::postgres) lease: watch::Receiver<Time>,
-    pub(in crate::postgres) primary: watch::Receiver<Option<InstanceId>>,
+    pub(in crate::postgres) neighbours: watch::Receiver<Neighbours>,
     pub(in crate::postgres) adopted: watch::Receiver<Adopted>,
     pub(in crate::postgres) credentials: watch::Receiver<Arc<Credentials>>,
     pub(in crate::postgres) restart: watch::Receiver<u64>,

@@ -243,6 +243,24 @@ fn only_the_sync_of_a_primary_that_drains_is_an_heir() {
 }
 
 #[test]
+fn the_sync_alone_knows_who_would_be_its_sync() {
+    let mut without = snapshot();
+    lapse(&mut without, "pg-3");
+    #[rustfmt::skip]
+    let cases = [
+        // who    sees         next
+        ("pg-1", snapshot(), None),
+        ("pg-2", snapshot(), Some(id("pg-3"))),
+        ("pg-2", without,    None),
+        ("pg-3", snapshot(), None),
+    ];
+    for (name, seen, next_sync) in cases {
+        let expected = Neighbours { primary: Some(id("pg-1")), next_sync };
+        assert_eq!(instance(name, seen).neighbours(), expected, "{name}");
+    }
+}
+
+#[test]
 fn a_former_primary_that_handed_over_follows_without_a_copy() {
     let mut taken = snapshot();
     redeclare(&mut taken, record().handed_over_to(&id("pg-2"), &id("pg-3"), at(2, END + 0x60)));
