@@ -18,6 +18,7 @@
 
 mod balance;
 mod buffer;
+mod bulk;
 pub mod crew;
 mod engine;
 mod mailbox;

@@ -13,6 +13,7 @@
 
 pub(super) mod epoll;
 pub(super) mod io_uring;
+pub(super) mod wake;
 
 use std::io;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use slab::Slab;
 
+use crate::relay::pair::Side;
 use crate::relay::session::{Fate, Session};
 use crate::relay::tally::Tally;
 
@@ -127,6 +129,8 @@ pub(super) struct Sessions<S> {
     pub(super) all: Slab<Entry<S>>,
     /// Those that have left the engine.
     pub(super) done: Vec<Key>,
+    /// Sides that are in bulk. Some may not be any more.
+    pub(super) bulk: Vec<(Key, Side)>,
     pub(super) tally: Tally,
 }
 
@@ -139,7 +143,7 @@ pub(super) struct Entry<S> {
 
 impl<S: Default> Sessions<S> {
     pub(super) fn new(tally: Tally) -> Self {
-        Self { all: Slab::new(), done: Vec::new(), tally }
+        Self { all: Slab::new(), done: Vec::new(), bulk: Vec::new(), tally }
     }
 
     pub(super) fn insert(&mut self, session: Box<Session>) -> Key {

@@ -11,6 +11,7 @@ use dugong_topology::Topology;
 use crate::error::SessionError;
 use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
+use crate::relay::bulk::Flow;
 use crate::relay::pair::{Pair, Side};
 use crate::relay::{Ended, Observer};
 use crate::route::{Leave, Parting, Target, parting};
@@ -23,6 +24,8 @@ use crate::session::tracker::Tracker;
 pub struct Session {
     pub(super) sockets: [OwnedFd; 2],
     pub(super) pair: Pair,
+    /// By [`Side::index`] of who sends.
+    flows: [Flow; 2],
     follower: Option<Follower>,
     target: Arc<Target>,
     pub(super) listener: Listener,
@@ -75,6 +78,7 @@ impl Session {
         Self {
             sockets: [client, server],
             pair: Pair::with_spoken(spoken),
+            flows: Default::default(),
             follower,
             target,
             listener,
@@ -90,9 +94,30 @@ impl Session {
 
     /// Bytes have come from a side.
     pub(super) fn arrived(&mut self, from: Side, bytes: &[u8]) {
+        self.flows[from.index()].took(bytes.len());
+        self.flows[from.other().index()].answered();
         match from {
             Side::Client => self.follower.asked(bytes),
             Side::Server => self.follower.arrived(bytes),
+        }
+    }
+
+    /// Takes a side for a sender of bulk where that is due. Says whether it did.
+    pub(super) fn begins_bulk(&mut self, from: Side) -> bool {
+        self.flows[from.index()].begin(&self.sockets[from.index()])
+    }
+
+    /// A tick is over. Says whether a side is in bulk still.
+    pub(super) fn stays_in_bulk(&mut self, from: Side) -> bool {
+        // A connection that takes no option is at its end, which the engine hears of.
+        self.flows[from.index()].tick(&self.sockets[from.index()]).unwrap_or(false)
+    }
+
+    /// Nobody looks at its ticks any more.
+    pub(super) fn ends_bulk(&mut self) {
+        for (flow, socket) in self.flows.iter_mut().zip(&self.sockets) {
+            // As above.
+            let _ = flow.end(socket);
         }
     }
 

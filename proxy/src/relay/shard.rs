@@ -10,13 +10,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dugong_topology::Topology;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::SessionError;
 use crate::relay::balance::Move;
+use crate::relay::bulk::TICK;
 use crate::relay::crew::Post;
 use crate::relay::engine::{Bell, Engine, Key, Sessions};
 use crate::relay::mailbox::Letter;
@@ -88,6 +89,8 @@ pub(super) struct Shard<E: Engine> {
     /// The next session to be looked at; none: all have been.
     walk: Option<Key>,
     giving: Option<Giving>,
+    /// When sides in bulk are looked at again.
+    next_tick: Instant,
     /// Turns since the processor time was told.
     turns: u32,
     stopped: bool,
@@ -96,7 +99,16 @@ pub(super) struct Shard<E: Engine> {
 impl<E: Engine> Shard<E> {
     pub(super) fn new(engine: E, around: Surroundings) -> Self {
         let sessions = Sessions::new(around.own().tally.clone());
-        Self { engine, sessions, around, walk: None, giving: None, turns: 0, stopped: false }
+        Self {
+            engine,
+            sessions,
+            around,
+            walk: None,
+            giving: None,
+            next_tick: Instant::now(),
+            turns: 0,
+            stopped: false,
+        }
     }
 
     /// Serves until it is told to stop.
@@ -107,9 +119,16 @@ impl<E: Engine> Shard<E> {
     pub(super) fn run(&mut self) -> io::Result<()> {
         while !self.stopped {
             let busy = self.walk.is_some() || self.giving.is_some();
-            let wait = busy.then_some(Duration::ZERO);
+            let wait = match (busy, self.sessions.bulk.is_empty()) {
+                (true, _) => Some(Duration::ZERO),
+                (false, false) => Some(TICK),
+                (false, true) => None,
+            };
             let bell = self.engine.turn(&mut self.sessions, wait)?;
             self.let_go();
+            if !self.sessions.bulk.is_empty() {
+                self.look_at_bulk();
+            }
             if bell == Bell::Rang {
                 self.read_letters();
             }
@@ -132,6 +151,7 @@ impl<E: Engine> Shard<E> {
     fn let_go(&mut self) {
         while let Some(key) = self.sessions.done.pop() {
             let mut session = self.sessions.remove(key);
+            session.ends_bulk();
             self.around.own().left();
             match session.fate.take().map(|fate| *fate) {
                 None => unreachable!("an engine gives nothing up without a reason"),
@@ -144,6 +164,19 @@ impl<E: Engine> Shard<E> {
                 }
             }
         }
+    }
+
+    /// Once a tick: who is in bulk, and was silent?
+    fn look_at_bulk(&mut self) {
+        let now = Instant::now();
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        let Sessions { all, bulk, .. } = &mut self.sessions;
+        bulk.retain(|(key, side)| {
+            all.get_mut(*key).is_some_and(|entry| entry.session.stays_in_bulk(*side))
+        });
     }
 
     fn read_letters(&mut self) {

@@ -288,6 +288,53 @@ async fn a_stream_of_bulk_and_small_queries_share_a_thread(engine: EngineChoice)
     assert!(taken > 1 << 20, "the stream went on meanwhile: {taken} bytes");
 }
 
+/// Sends much in small pieces, and last of all little, without an end; the far side reads all of it.
+async fn pass_in_bulk(from: &mut TcpStream, to: &mut TcpStream) {
+    const PIECES: usize = 1_000;
+    let sending = async {
+        for _ in 0..PIECES {
+            from.write_all(&[1; 8 * 1024]).await.unwrap();
+        }
+        from.write_all(b"the last").await.unwrap();
+    };
+    let mut all = vec![0; PIECES * 8 * 1024 + 8];
+    let passing = async { tokio::join!(sending, to.read_exact(&mut all)).1 };
+    within("all of it", passing).await.unwrap();
+    assert_eq!(all[all.len() - 9..], *b"\x01the last");
+}
+
+async fn the_last_of_bulk_comes_however_little_it_is(engine: EngineChoice) {
+    let bench = Bench::new(engine, 1);
+    let (mut client, mut server) = bench.session(Listener::Write, b"").await;
+    for _ in 0..3 {
+        pass_in_bulk(&mut server, &mut client).await;
+        pass_in_bulk(&mut client, &mut server).await;
+        client.write_all(b"?").await.unwrap();
+        within("the question", server.read_exact(&mut [0])).await.unwrap();
+    }
+}
+
+async fn sessions_in_bulk_change_their_thread(engine: EngineChoice) {
+    let bench = Bench::new(engine, 2);
+    let (mut client, mut server) = bench.session(Listener::Write, b"").await;
+    let bulk = async {
+        for _ in 0..5 {
+            pass_in_bulk(&mut server, &mut client).await;
+        }
+    };
+    let moving = async {
+        for from in (0..2).cycle() {
+            let what = Move { from, to: 1 - from, sessions: 1 };
+            bench.crew.posts[from].mailbox.send(Letter::Give(what));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        () = bulk => (),
+        () = moving => unreachable!("it goes on for ever"),
+    }
+}
+
 /// More than the queues to the kernel hold at once.
 async fn hundreds_of_sessions_may_all_move_in_one_turn(engine: EngineChoice) {
     const SESSIONS: usize = 220;
@@ -425,6 +472,8 @@ with_both_engines![
     no_byte_is_lost_or_changed_however_the_streams_are_cut,
     sessions_change_their_thread_and_lose_no_byte,
     sessions_are_given_evenly_and_quiet_ones_go_on,
+    the_last_of_bulk_comes_however_little_it_is,
+    sessions_in_bulk_change_their_thread,
     a_stream_of_bulk_and_small_queries_share_a_thread,
     hundreds_of_sessions_may_all_move_in_one_turn,
     a_client_that_reads_nothing_stops_its_own_server_and_nobody_else,

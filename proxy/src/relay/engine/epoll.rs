@@ -187,7 +187,7 @@ impl Epoll {
         let (flags, data) = (event.flags, event.data.u64());
         let side = Side::ALL[usize::from(data & 1 == 1)];
         let Ok(key) = Key::try_from(data >> 1) else { return };
-        let Sessions { all, tally, .. } = &mut *sessions;
+        let Sessions { all, tally, bulk, .. } = &mut *sessions;
         // It may be done since the system told of it.
         let Some(entry) = all.get_mut(key).filter(|entry| entry.session.fate.is_none()) else {
             return;
@@ -200,6 +200,9 @@ impl Epoll {
         }
         if (failed || flags.contains(EventFlags::IN)) && entry.state.reads(side) && next.goes_on() {
             next = self.receive(side, entry, tally);
+            if entry.session.begins_bulk(side) {
+                bulk.push((key, side));
+            }
         }
         let parts = entry.session.parts_now();
         self.go_on(key, next, sessions);

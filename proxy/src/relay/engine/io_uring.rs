@@ -400,7 +400,7 @@ impl IoUring {
 
     /// Takes note of what one operation has come to.
     fn hear(&mut self, event: Event, sessions: &mut Sessions<Lanes>) -> Bell {
-        let Sessions { all, tally, .. } = sessions;
+        let Sessions { all, tally, bulk, .. } = sessions;
         match event {
             Event::Bell { goes_on } => {
                 if !goes_on {
@@ -417,6 +417,9 @@ impl IoUring {
                     lane.receive = Receive::Idle;
                 }
                 self.received(from, result, &mut entry.session, lane);
+                if entry.session.begins_bulk(from) {
+                    bulk.push((key, from));
+                }
                 if entry.state.queue == Queue::Ending {
                     self.keep(from.other(), &mut entry.session, lane);
                 }
