@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use crate::relay::engine::wake::wake_at;
 
-/// What has to come without a pause: some milliseconds of a fast server. A shorter answer is never
-/// held up.
+/// What has to come without a pause, or a word of the other side: some milliseconds of a fast server. A
+/// shorter answer is never held up.
 const BULK_BYTES: u32 = 1024 * 1024;
 
 /// Less than this at once is a pause.
 const PAUSE_BYTES: usize = 4 * 1024;
 
-/// How much a side in bulk must have sent before its reader is woken: of 64 KiB to 512 KiB the one that
-/// costs the least by io_uring; by epoll all cost the same.
+/// How much a side in bulk must have sent before its reader is woken. Of 64 KiB to 512 KiB the one that
+/// costs the least by io_uring, whose buffers for bulk are 512 KiB; by epoll all cost the same.
 const PIECE_BYTES: u32 = 128 * 1024;
 
 /// How often sides in bulk are looked at.
@@ -65,8 +65,9 @@ impl Flow {
 
     /// The other side has said something, so that what comes next is something new.
     pub(super) fn answered(&mut self) {
-        if *self == Self::Flushed {
-            *self = Self::Counted(0);
+        match self {
+            Self::Counted(_) | Self::Flushed => *self = Self::Counted(0),
+            Self::Due | Self::Bulk { .. } => (),
         }
     }
 
@@ -143,6 +144,16 @@ mod tests {
         assert_eq!(after(&|flow| flow.took(1000)), Flow::Counted(0));
         assert_eq!(after(&|flow| flow.answered()), Flow::Counted(0));
         assert_eq!(after(&|flow| (flow.answered(), flow.took(64 * 1024)).0), Flow::Counted(65_536));
+    }
+
+    #[test]
+    fn many_answers_are_no_bulk() {
+        let mut flow = Flow::default();
+        for _ in 0..100 {
+            flow.took(64 * 1024);
+            flow.answered();
+        }
+        assert_eq!(flow, Flow::Counted(0));
     }
 
     #[test]
