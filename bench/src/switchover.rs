@@ -1,7 +1,7 @@
 //! How long writes pause in a switchover under load, beside three floors of the same run: of a bare
 //! chain's promotion alone, of its promotion under the same load, and of its planned change under it.
 
-use std::time::Duration;
+use std::slice;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -86,18 +86,13 @@ async fn switch(cluster: &Cluster) -> anyhow::Result<Window> {
 }
 
 fn report(options: &Options, floors: &[(&str, &Spread)], windows: &[Window], told: &[Told]) {
-    let mut of_all: Vec<Instant> =
-        told.iter().flat_map(|told| told.acknowledged.iter().map(|(_, at)| *at)).collect();
-    of_all.sort_unstable();
     let (mut anybody, mut slowest) = (Spread::default(), Spread::default());
     for Window { from, to, .. } in windows {
-        anybody.add(longest(of_all.iter().copied(), *from, *to));
-        let each = told
-            .iter()
-            .map(|told| longest(told.acknowledged.iter().map(|(_, at)| *at), *from, *to));
+        anybody.add(crowd::longest_pause(told, *from, *to));
+        let each = told.iter().map(|told| crowd::longest_pause(slice::from_ref(told), *from, *to));
         slowest.add(each.max().unwrap_or_default());
     }
-    let acknowledged = of_all.len();
+    let acknowledged: usize = told.iter().map(|told| told.acknowledged.len()).sum();
     let (again, doubted, broken) = told.iter().fold((0, 0, 0), |(again, doubted, broken), told| {
         (again + told.connected_again, doubted + told.doubted, broken + told.broken.len())
     });
@@ -123,14 +118,4 @@ fn reasons(told: &[Told]) -> Vec<&String> {
     reasons.sort_unstable();
     reasons.dedup();
     reasons
-}
-
-/// The longest time between two of `times`, in ascending order, within a window.
-fn longest(times: impl Iterator<Item = Instant>, from: Instant, to: Instant) -> Duration {
-    let (mut last, mut longest) = (from, Duration::ZERO);
-    for time in times.skip_while(|time| *time < from).take_while(|time| *time <= to) {
-        longest = longest.max(time - last);
-        last = time;
-    }
-    longest.max(to - last)
 }

@@ -45,6 +45,9 @@ pub struct Told {
 /// All clients.
 pub struct Crowd {
     order: watch::Sender<Order>,
+    /// Where whoever has lost its session connects again.
+    dsn: watch::Sender<String>,
+    at_rest: watch::Sender<usize>,
     acknowledged: Arc<AtomicU64>,
     tasks: Vec<JoinHandle<Told>>,
 }
@@ -61,26 +64,30 @@ impl Crowd {
         );
         client.batch_execute(&tables).await.expect("the tables can be made");
         let (order, orders) = watch::channel(Order::Rest);
+        let (at_rest, _) = watch::channel(0);
+        let (again, dsns) = watch::channel(dsn.to_owned());
         let acknowledged = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         for number in 0..clients {
             let client = connect(dsn).await.expect("a client can connect");
-            let one = One { dsn: dsn.to_owned(), number, acknowledged: acknowledged.clone() };
+            let (dsn, at_rest) = (dsns.clone(), at_rest.clone());
+            let one = One { dsn, number, at_rest, acknowledged: acknowledged.clone() };
             tasks.push(tokio::spawn(one.live(client, orders.clone())));
         }
-        Self { order, acknowledged, tasks }
+        Self { order, dsn: again, at_rest, acknowledged, tasks }
     }
 
-    /// Returns once nothing is acknowledged any more.
+    /// Returns once each is between two transactions, and stays there.
     pub async fn rests(&self) {
         self.order.send_replace(Order::Rest);
-        let mut before = self.acknowledged.load(Ordering::Relaxed);
-        eventually("the clients rest", LIMIT, async || {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = self.acknowledged.load(Ordering::Relaxed);
-            if std::mem::replace(&mut before, now) == now { Ok(()) } else { Err(now.to_string()) }
-        })
-        .await;
+        let (mut at_rest, all) = (self.at_rest.subscribe(), self.tasks.len());
+        let rested = tokio::time::timeout(LIMIT, at_rest.wait_for(|count| *count == all)).await;
+        assert!(rested.is_ok(), "of {all} clients {} rest", *self.at_rest.borrow());
+    }
+
+    /// Whoever loses its session connects again here.
+    pub fn is_led_to(&self, dsn: &str) {
+        self.dsn.send_replace(dsn.to_owned());
     }
 
     /// Returns once they are at it.
@@ -120,30 +127,62 @@ pub async fn lost(dsn: &str, told: &[Told]) -> Vec<(usize, i64)> {
     lost
 }
 
+/// The longest time between two acknowledgements to anybody of these clients, within a span.
+pub fn longest_pause(told: &[Told], from: Instant, to: Instant) -> Duration {
+    let all = told.iter().flat_map(|told| told.acknowledged.iter().map(|(_, at)| *at));
+    let mut within: Vec<_> = all.filter(|at| (from..=to).contains(at)).chain([from, to]).collect();
+    within.sort_unstable();
+    within.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
 /// One client.
 struct One {
-    dsn: String,
+    dsn: watch::Receiver<String>,
     number: usize,
+    at_rest: watch::Sender<usize>,
     acknowledged: Arc<AtomicU64>,
 }
 
 impl One {
-    async fn live(self, mut client: Client, mut orders: watch::Receiver<Order>) -> Told {
+    async fn live(self, client: Client, mut orders: watch::Receiver<Order>) -> Told {
         let mut told = Told::default();
+        let mut client = Some(client);
         for n in 0.. {
-            let order = orders.wait_for(|order| *order != Order::Rest).await.map(|order| *order);
-            if !matches!(order, Ok(Order::Work)) {
+            if self.order(&mut orders).await != Order::Work {
                 break;
             }
-            if !self.transact(&client, n, &mut told).await {
-                match connect(&self.dsn).await {
-                    Ok(new) => client = new,
-                    // Told by whoever looks whether there were pauses.
-                    Err(error) => told.broken.push(format!("no connection: {error}")),
+            let session = match client.take() {
+                Some(client) => client,
+                None => {
+                    let dsn = self.dsn.borrow().clone();
+                    match connect(&dsn).await {
+                        Ok(client) => client,
+                        Err(error) => {
+                            // Told by whoever looks whether there were pauses.
+                            told.broken.push(format!("no connection: {error}"));
+                            continue;
+                        }
+                    }
                 }
+            };
+            if self.transact(&session, n, &mut told).await {
+                client = Some(session);
             }
         }
         told
+    }
+
+    /// What is to be done, once that is not to rest.
+    async fn order(&self, orders: &mut watch::Receiver<Order>) -> Order {
+        let rests = *orders.borrow() == Order::Rest;
+        if rests {
+            self.at_rest.send_modify(|count| *count += 1);
+        }
+        let order = orders.wait_for(|order| *order != Order::Rest).await;
+        if rests {
+            self.at_rest.send_modify(|count| *count -= 1);
+        }
+        order.map_or(Order::End, |order| *order)
     }
 
     /// Whether the session goes on.

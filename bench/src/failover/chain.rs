@@ -47,6 +47,12 @@ impl Chain {
         format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.ports[at])
     }
 
+    /// The same for an application, which proves a password as any of Dugong's does.
+    pub(crate) fn application_dsn(&self, at: usize) -> String {
+        let port = self.ports[at];
+        format!("host=127.0.0.1 port={port} user=application password=floor dbname=postgres")
+    }
+
     /// The pid of one of the servers.
     pub(crate) fn postmaster(&self, at: usize) -> anyhow::Result<Pid> {
         let file = self.data(at).join("postmaster.pid");
@@ -61,6 +67,9 @@ impl Chain {
     fn make_primary(&self) -> anyhow::Result<()> {
         let data = self.data(0);
         self.tool("initdb", &["-D", text(&data)?, "-A", "trust", "-U", "postgres", "-k", "-N"])?;
+        let hba = data.join("pg_hba.conf");
+        let others = fs::read_to_string(&hba)?;
+        fs::write(&hba, format!("host all application 127.0.0.1/32 scram-sha-256\n{others}"))?;
         self.configure(0, "")
     }
 

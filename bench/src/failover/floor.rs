@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use dugong_tests::crowd::{self, Crowd, Told};
+use dugong_tests::crowd::{self, Crowd};
 use dugong_tests::{connect, kill, stop_fast};
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -39,23 +39,19 @@ pub(crate) async fn measure() -> anyhow::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-/// Measures it once, from the last that any of `clients` was acknowledged. Once the primary is dead they
-/// rest: who looks for another one is in nobody's way here.
+/// Measures once how long `clients` pause, who know at once where and when to connect again.
 pub(crate) async fn under_load(clients: usize) -> anyhow::Result<Duration> {
     let chain = Chain::start().await?;
     let (heir, crowd) = heir_and_crowd(&chain, clients).await?;
     let victim = chain.postmaster(0)?;
     let begun = Instant::now();
     kill(victim);
-    let promoted = async {
-        promote(&heir, begun).await?;
-        anyhow::Ok(Instant::now())
-    };
-    let (promoted, ()) = tokio::join!(promoted, crowd.rests());
-    pause(&chain, &crowd.ends().await, promoted?).await
+    let (promoted, ()) = tokio::join!(promote(&heir, begun), crowd.rests());
+    promoted?;
+    go_on(&chain, crowd, begun).await
 }
 
-/// Measures a planned change once: `clients` end between two transactions each, the primary stops in
+/// The same for a planned change: `clients` pause between two transactions each, the primary stops in
 /// order with a checkpoint just behind it, and its sync is promoted in that moment.
 pub(crate) async fn handed_over(clients: usize) -> anyhow::Result<Duration> {
     let chain = Chain::start().await?;
@@ -65,14 +61,14 @@ pub(crate) async fn handed_over(clients: usize) -> anyhow::Result<Duration> {
     drop(primary);
     let victim = chain.postmaster(0)?;
     let begun = Instant::now();
-    let told = crowd.ends().await;
+    crowd.rests().await;
     stop_fast(victim);
     while chain.postmaster(0).is_ok() {
         tokio::time::sleep(PAUSE).await;
         (begun.elapsed() < LIMIT).then_some(()).context("the primary does not stop")?;
     }
     promote(&heir, begun).await?;
-    pause(&chain, &told, Instant::now()).await
+    go_on(&chain, crowd, begun).await
 }
 
 /// A connection to the sync, and `clients` that are at it.
@@ -80,18 +76,22 @@ async fn heir_and_crowd(chain: &Chain, clients: usize) -> anyhow::Result<(Client
     let words = anyhow::Error::msg;
     let primary = connect(&chain.dsn(0)).await.map_err(words)?;
     primary.batch_execute("create table floor(n int)").await?;
+    primary.batch_execute("create role application superuser login password 'floor'").await?;
     let heir = connect(&chain.dsn(1)).await.map_err(words)?;
-    let crowd = Crowd::start(&chain.dsn(0), clients).await;
+    let crowd = Crowd::start(&chain.application_dsn(0), clients).await;
     crowd.works().await;
     Ok((heir, crowd))
 }
 
-/// From the last that a client was acknowledged to `end`; nothing is lost.
-async fn pause(chain: &Chain, told: &[Told], end: Instant) -> anyhow::Result<Duration> {
-    let last = told.iter().filter_map(|told| told.acknowledged.last()).map(|(_, at)| *at).max();
-    let lost = crowd::lost(&chain.dsn(1), told).await;
+/// The clients go on at the former sync; how long they have paused since, and nothing is lost.
+async fn go_on(chain: &Chain, crowd: Crowd, begun: Instant) -> anyhow::Result<Duration> {
+    crowd.is_led_to(&chain.application_dsn(1));
+    crowd.works().await;
+    let end = Instant::now();
+    let told = crowd.ends().await;
+    let lost = crowd::lost(&chain.dsn(1), &told).await;
     ensure!(lost.is_empty(), "a bare chain lost {lost:?}");
-    Ok(end - last.context("nothing was acknowledged")?)
+    Ok(crowd::longest_pause(&told, begun, end))
 }
 
 /// Returns once a write was acknowledged by the next sync.
