@@ -7,9 +7,9 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -18,6 +18,9 @@ const LINES_MAX: usize = 4096;
 
 /// How long the end of a process waits for what was not written yet.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether there is room for one more word.
+const GLANCE: Duration = Duration::from_millis(1);
 
 enum Word {
     Line(Vec<u8>),
@@ -92,11 +95,19 @@ impl MakeWriter<'_> for Log {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
+        let deadline = Instant::now() + LAST_PATIENCE;
         let (answer, answered) = mpsc::sync_channel(1);
-        if self.0.try_send(Word::Flush(answer)).is_ok() {
-            // An error: it hangs, and nobody else shall.
-            let _ = answered.recv_timeout(LAST_PATIENCE);
+        let mut word = Word::Flush(answer);
+        // As many lines as may wait may wait just now.
+        while let Err(TrySendError::Full(back)) = self.0.try_send(word) {
+            if Instant::now() > deadline {
+                return; // It hangs, and nobody else shall.
+            }
+            word = back;
+            thread::sleep(GLANCE);
         }
+        // An error: as above.
+        let _ = answered.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -118,6 +129,35 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Takes its time for the first line.
+    #[derive(Clone, Default)]
+    struct Slow(Arc<AtomicU64>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                thread::sleep(LAST_PATIENCE / 10);
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_what_was_not_written_also_where_there_is_no_room_to_say_so() {
+        let slow = Slow::default();
+        let (log, flusher) = Log::start(slow.clone()).unwrap();
+        let mut sent = 0;
+        while log.words.try_send(Word::Line(b"line\n".to_vec())).is_ok() {
+            sent += 1;
+        }
+        drop(flusher);
+        assert_eq!(slow.0.load(Ordering::Relaxed), sent);
     }
 
     #[test]
