@@ -152,21 +152,15 @@ impl One {
                 break;
             }
             let session = match client.take() {
-                Some(client) => client,
-                None => {
-                    let dsn = self.dsn.borrow().clone();
-                    match connect(&dsn).await {
-                        Ok(client) => client,
-                        Err(error) => {
-                            // Told by whoever looks whether there were pauses.
-                            told.broken.push(format!("no connection: {error}"));
-                            continue;
-                        }
-                    }
-                }
+                Some(client) => Ok(client),
+                None => self.connect_again().await,
             };
-            if self.transact(&session, n, &mut told).await {
-                client = Some(session);
+            match session {
+                Ok(session) => {
+                    client = self.transact(&session, n, &mut told).await.then_some(session);
+                }
+                // Told by whoever looks whether there were pauses.
+                Err(error) => told.broken.push(format!("no connection: {error}")),
             }
         }
         told
@@ -174,15 +168,20 @@ impl One {
 
     /// What is to be done, once that is not to rest.
     async fn order(&self, orders: &mut watch::Receiver<Order>) -> Order {
-        let rests = *orders.borrow() == Order::Rest;
-        if rests {
-            self.at_rest.send_modify(|count| *count += 1);
+        // Looked at once: one that came to rest between two looks would not be counted.
+        let order = *orders.borrow();
+        if order != Order::Rest {
+            return order;
         }
+        self.at_rest.send_modify(|count| *count += 1);
         let order = orders.wait_for(|order| *order != Order::Rest).await;
-        if rests {
-            self.at_rest.send_modify(|count| *count -= 1);
-        }
+        self.at_rest.send_modify(|count| *count -= 1);
         order.map_or(Order::End, |order| *order)
+    }
+
+    async fn connect_again(&self) -> Result<Client, String> {
+        let dsn = self.dsn.borrow().clone();
+        connect(&dsn).await
     }
 
     /// Whether the session goes on.

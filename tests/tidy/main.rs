@@ -75,7 +75,7 @@ fn unsafe_code_has_its_places() {
         "controller/src/postgres/process.rs",
         "bench/src/relay/uring.rs",
         "proxy/src/relay/engine/io_uring/ring.rs",
-        "proxy/src/relay/engine/wake.rs",
+        "proxy/src/relay/bulk/wake.rs",
     ];
     let word = ["unsafe", " {"].concat();
     let broken = all(|path, content| {

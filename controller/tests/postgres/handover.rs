@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use dugong_machine::{
-    Access, Data, Goal, Names, PrimaryView, Receiver, RequestNumber, Run, Sessions, Stop, Waits,
+    Access, Data, Goal, Names, PrimaryView, Receiver, RequestNumber, Run, Sessions, StandbyView,
+    Stop, Waits,
 };
 use dugong_topology::TimelineId;
 use tokio_postgres::Client;
@@ -19,6 +20,14 @@ async fn ends(primary: &mut Instance, client: &Client) {
         assert!(Instant::now() < deadline, "a session between two transactions goes on");
         primary.next().await;
     }
+}
+
+/// The primary stops in order, and its sync has all that there will ever be of its WAL.
+async fn hand_over(primary: &mut Instance, standby: &mut Instance) -> StandbyView {
+    primary.want(Goal::Down(Stop::Fast));
+    primary.until("it stopped in order", |server| server.shut_down_at.is_some()).await;
+    standby.want(Goal::Sealed { generation: standby.generation });
+    standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await
 }
 
 #[test]
@@ -62,13 +71,8 @@ fn a_primary_drains_stops_in_order_and_follows_its_sync() {
         busy.batch_execute("COMMIT").await.unwrap();
         primary.until_primary("nobody is busy", busy_are(0)).await;
 
-        primary.want(Goal::Down(Stop::Fast));
-        let in_order = |server: &dugong_machine::Server| server.shut_down_at.is_some();
-        primary.until("it stopped in order", in_order).await;
+        let sealed = hand_over(&mut primary, &mut standby).await;
         let last = primary.server.shut_down_at.unwrap();
-        standby.want(Goal::Sealed { generation: standby.generation });
-        let sealed =
-            standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
         assert_eq!(sealed.history.timeline, last.timeline);
         assert!(sealed.replayed > last.lsn, "{sealed:?} has no record at {last}");
 
@@ -148,10 +152,7 @@ fn a_sync_has_the_names_of_its_office_before_it_is_promoted() {
                 standby.next().await;
             }
         }
-        primary.want(Goal::Down(Stop::Fast));
-        primary.until("it is down", |server| server.run == Run::Down).await;
-        standby.want(Goal::Sealed { generation: standby.generation });
-        standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
+        hand_over(&mut primary, &mut standby).await;
         let sealed = read().await;
 
         standby.primary(&["pg-3"], Access::ReadOnly);
@@ -169,10 +170,7 @@ fn a_promotion_begins_the_timeline_that_it_is_told() {
         primary.until_primary("it is open", |view| view.access == Access::ReadWrite).await;
         let client = primary.tcp_client().await;
         client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
-        primary.want(Goal::Down(Stop::Fast));
-        primary.until("it stopped in order", |server| server.shut_down_at.is_some()).await;
-        standby.want(Goal::Sealed { generation: standby.generation });
-        standby.until_standby("all is there", |view| view.receiver == Receiver::Sealed).await;
+        hand_over(&mut primary, &mut standby).await;
         // What an attempt that came to nothing has left.
         let left = standby.data().join("pg_wal/00000005.history");
         std::fs::write(&left, "1\t0/1000000\tno recovery target specified\n").unwrap();

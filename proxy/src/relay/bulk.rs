@@ -8,11 +8,13 @@
 //! **Invariant:** nothing waits for longer than two ticks and a turn: a side in bulk is on the list that
 //! its shard looks through at each tick. Whoever leaves the shard is in bulk no more.
 
+mod wake;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::relay::engine::wake::wake_at;
+use self::wake::wake_at;
 
 /// What has to come without a pause, or a word of the other side: some milliseconds of a fast server. A
 /// shorter answer is never held up.

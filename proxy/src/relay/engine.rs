@@ -13,7 +13,6 @@
 
 pub(super) mod epoll;
 pub(super) mod io_uring;
-pub(super) mod wake;
 
 use std::io;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 /// # Errors
 ///
 /// The system's.
-pub(in crate::relay) fn wake_at(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+pub(super) fn wake_at(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
     let descriptor = socket.as_fd().as_raw_fd();
