@@ -19,6 +19,7 @@ use crate::metrics;
 use crate::replicas::Claim;
 use crate::route::{self, Options, Seat, Target};
 use crate::runtime::Shared;
+use crate::session::Newcomer;
 use crate::session::dial::{self, DialError, Server};
 use crate::shutdown::Stage;
 use crate::stream::Stream;
@@ -46,7 +47,7 @@ pub struct Admitted {
 pub async fn admit(
     client: &mut Stream,
     startup: Option<&[u8]>,
-    listener: Listener,
+    newcomer: &Newcomer,
     shared: &Shared,
 ) -> Result<Admitted, SessionError> {
     let shown = client.shown().cloned();
@@ -55,17 +56,17 @@ pub async fn admit(
         biased;
         () = shared.shutdown.reached(Stage::Draining) => Err(SessionError::ShuttingDown),
         error = client.gone() => Err(SessionError::Client(error)),
-        found = find(startup, shown.as_ref(), listener, shared) => found,
+        found = find(startup, shown.as_ref(), newcomer, shared) => found,
     }
 }
 
 async fn find(
     startup: Option<&[u8]>,
     shown: Option<&Arc<CertificateDer<'static>>>,
-    listener: Listener,
+    newcomer: &Newcomer,
     shared: &Shared,
 ) -> Result<Admitted, SessionError> {
-    let budget = Budget::new(shared.config.hold_timeout);
+    let (listener, budget) = (newcomer.listener, newcomer.budget(shared));
     let mut topologies = shared.topologies.newest.clone();
     let mut pause = PAUSE_MIN;
     let mut held = None;
@@ -76,6 +77,8 @@ async fn find(
         let try_again = match options {
             Options::Refuse => return Err(SessionError::NoReplica),
             Options::Hold => None,
+            // It had its try, which took all its time.
+            Options::Try(_) if newcomer.waits_since.is_some() && budget.is_spent() => None,
             Options::Try(targets) => {
                 for target in shared.replicas.arrange(targets, std::time::Instant::now()) {
                     let reads = target.seat == Seat::Standby;
@@ -135,21 +138,28 @@ async fn attempt(
         () = superseded(listener, target, shared.topologies.newest.clone()) => return Err(None),
         result = dialing => result,
     };
-    let mut disbelief = None;
-    match result {
+    let error = match result {
         Ok(Ok(server)) => {
             shared.replicas.served(&target.id);
             return Ok(server);
         }
-        Ok(Err(DialError::Tls(error))) => disbelief = Some(disbelieve(target, &error, shared)),
-        Ok(Err(error)) => tracing::debug!(server = %target.id, %error, "a try failed"),
-        Err(_) => tracing::debug!(server = %target.id, "a try was given up: no answer"),
+        Ok(Err(error)) => error,
+        Err(_) => DialError::Silent { limit: shared.config.hold_timeout },
+    };
+    note_failure(target, &error, listener, shared);
+    match error {
+        DialError::Tls(error) => Err(Some(disbelieve(target, &error, shared))),
+        _ => Err(None),
     }
+}
+
+/// Takes note of a server that did not take a client.
+pub fn note_failure(target: &Target, error: &DialError, listener: Listener, shared: &Shared) {
+    tracing::debug!(server = %target.id, %error, "a try failed");
     metrics::count_at(metrics::CONNECT_FAILURES, listener);
     if target.seat == Seat::Standby {
         shared.replicas.refused(&target.id, std::time::Instant::now());
     }
-    Err(disbelief)
 }
 
 /// Tells the operator that a server is not believed, which does not pass by itself.

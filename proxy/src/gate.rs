@@ -27,7 +27,7 @@ const TURNS: usize = 128;
 /// The places for clients that wait, and the turns of those who go on.
 pub struct Gate {
     places: Arc<Semaphore>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     max_held: u32,
     gauges: Arc<Gauges>,
 }
@@ -44,12 +44,17 @@ impl Gate {
         let places = usize::try_from(max_held).unwrap_or(usize::MAX);
         let places = places.min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(places));
-        Self { places, turns: Semaphore::new(TURNS), max_held, gauges }
+        Self { places, turns: Arc::new(Semaphore::new(TURNS)), max_held, gauges }
     }
 
     /// Waits for a turn to connect to the primary; others have theirs when it is dropped.
     pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("nobody closes it")
+    }
+
+    /// Takes a turn, where one is free and nobody waits for it.
+    pub(crate) fn free_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turns).try_acquire_owned().ok()
     }
 
     /// Takes a place.
@@ -70,15 +75,13 @@ impl Gate {
 /// How long one client may wait in all, however often what it waits for comes and goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    began: Instant,
     deadline: Instant,
 }
 
 impl Budget {
-    /// A budget that runs from now on.
-    pub fn new(limit: Duration) -> Self {
-        let began = Instant::now();
-        Self { began, deadline: began + limit }
+    /// A budget that has run since then.
+    pub fn since(began: Instant, limit: Duration) -> Self {
+        Self { deadline: began + limit }
     }
 
     /// Whether nothing is left.
@@ -89,11 +92,6 @@ impl Budget {
     /// When nothing will be left.
     pub fn deadline(self) -> Instant {
         self.deadline
-    }
-
-    /// How long this client has waited.
-    pub fn waited(self) -> Duration {
-        self.began.elapsed()
     }
 }
 

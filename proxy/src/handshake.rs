@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +24,7 @@ use crate::stream::Stream;
 use crate::tls::ALPN;
 use crate::tls::clients::{Front, Hello};
 use crate::wire::message::CancelKey;
-use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, StartupError};
+use crate::wire::startup::{Beginning, FirstPacket, LENGTH_BYTES, StartupError};
 
 /// What a client wants.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub enum Door<'a> {
 /// Until when a client must have said what it wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience<'a> {
+    /// Since it was accepted.
     pub limit: Duration,
     pub shutdown: &'a Shutdown,
 }
@@ -100,26 +101,31 @@ enum Next {
 /// What came first.
 enum First {
     Nothing,
-    Packet(Vec<u8>),
+    /// A whole one.
+    Packet,
     /// No packet: the beginning of a ClientHello.
     Hello([u8; LENGTH_BYTES]),
 }
 
 const YES: &[u8] = b"S";
-const NO: &[u8] = b"N";
 
-/// Learns what a client wants, or that it wants to say so encrypted.
+/// What a client is told who asks for encryption where there is none.
+pub const NO: &[u8] = b"N";
+
+/// Learns what a client wants that was accepted at `since`, or that it wants to say so encrypted.
 ///
 /// # Errors
 ///
 /// Too slow, no startup packet, not encrypted as it shall be, gone, or the proxy stops.
 pub async fn begin(
     mut client: TcpStream,
+    said: Beginning,
+    since: Instant,
     door: Door<'_>,
     patience: Patience<'_>,
 ) -> Result<Begun, Refused> {
-    let until = Instant::now() + patience.limit;
-    match patience.bound(until, plain(&mut client, door)).await {
+    let until = since + patience.limit;
+    match patience.bound(until, plain(&mut client, said, door)).await {
         Ok(Next::Encrypt(hello)) => Ok(Begun::Encrypts(Asked { client, hello, until })),
         Ok(Next::Opened(opening)) => Ok(Begun::InClear(client, opening)),
         Err(error) => Err(Refused { client: Some(Stream::Plain(client)), error }),
@@ -167,33 +173,40 @@ impl Patience<'_> {
 }
 
 /// What a client says before anything is encrypted.
-async fn plain(client: &mut TcpStream, door: Door<'_>) -> Result<Next, SessionError> {
+async fn plain(
+    client: &mut TcpStream,
+    mut said: Beginning,
+    door: Door<'_>,
+) -> Result<Next, SessionError> {
     let offered = !matches!(door, Door::Plain);
-    let (mut asked_tls, mut asked_gss) = (false, false);
     loop {
-        let packet = match first(client).await? {
+        match first(client, &mut said).await? {
             First::Nothing => return Ok(Next::Opened(Opening::Nothing)),
-            First::Packet(packet) => packet,
-            First::Hello(begun) if offered && !asked_gss => {
+            First::Packet => (),
+            First::Hello(begun) if offered && !said.asked_gss => {
                 return Ok(Next::Encrypt(Hello::Direct(begun)));
             }
             First::Hello(_) => return Err(SessionError::NoStartup(StartupError::DirectTls)),
-        };
-        let asked = match parse(&packet)? {
+        }
+        let what = said.read().map_err(SessionError::NoStartup)?;
+        let packet = std::mem::take(&mut said.packet);
+        let asked = match what {
             FirstPacket::Startup if matches!(door, Door::Encrypted(_)) => {
                 return Err(SessionError::TlsRequired);
             }
             FirstPacket::Startup => return Ok(Next::Opened(Opening::Startup(packet))),
             FirstPacket::Cancel(key) => return Ok(Next::Opened(Opening::Cancel(key, packet))),
-            FirstPacket::TlsRequest => &mut asked_tls,
-            FirstPacket::GssRequest => &mut asked_gss,
+            FirstPacket::TlsRequest => &mut said.asked_tls,
+            FirstPacket::GssRequest => &mut said.asked_gss,
         };
         if std::mem::replace(asked, true) {
             return Err(SessionError::NoStartup(StartupError::AskedTwice));
         }
-        if offered && asked_tls {
-            // TLS would refuse it as well, in words that nobody understands.
-            if matches!(client.peek(&mut [0]).now_or_never(), Some(Ok(1..))) {
+        if offered && said.asked_tls {
+            // TLS would refuse it as well, in words that nobody understands. The system is asked: the
+            // runtime knows nothing yet of a socket that it has just got.
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            if matches!(recv(&*client, &mut [0; 1], flags), Ok((_, 1..))) {
                 return Err(SessionError::NoStartup(StartupError::Unencrypted));
             }
             say(client, YES).await?;
@@ -209,58 +222,46 @@ async fn encrypted(client: &mut Stream, hello: Hello) -> Result<Opening, Session
     if hello != Hello::Asked && !client.speaks(ALPN) {
         return Err(SessionError::NoStartup(StartupError::NoAlpn));
     }
-    let packet = match first(client).await? {
+    let mut said = Beginning::default();
+    match first(client, &mut said).await? {
         First::Nothing => return Ok(Opening::Nothing),
-        First::Packet(packet) => packet,
+        First::Packet => (),
         First::Hello(_) => return Err(SessionError::NoStartup(StartupError::AskedTwice)),
-    };
-    match parse(&packet)? {
-        FirstPacket::Startup => Ok(Opening::Startup(packet)),
-        FirstPacket::Cancel(key) => Ok(Opening::Cancel(key, packet)),
+    }
+    match said.read().map_err(SessionError::NoStartup)? {
+        FirstPacket::Startup => Ok(Opening::Startup(said.packet)),
+        FirstPacket::Cancel(key) => Ok(Opening::Cancel(key, said.packet)),
         FirstPacket::TlsRequest | FirstPacket::GssRequest => {
             Err(SessionError::NoStartup(StartupError::AskedTwice))
         }
     }
 }
 
-fn parse(packet: &[u8]) -> Result<FirstPacket, SessionError> {
-    startup::parse(&packet[LENGTH_BYTES..]).map_err(SessionError::NoStartup)
-}
-
 async fn say(client: &mut TcpStream, word: &[u8]) -> Result<(), SessionError> {
     client.write_all(word).await.map_err(SessionError::Client)
 }
 
-/// One packet with its length, or what there is instead.
-async fn first(client: &mut (impl AsyncRead + Unpin)) -> Result<First, SessionError> {
-    let mut packet = Vec::new();
-    take(client, LENGTH_BYTES, &mut packet).await?;
-    let Some(length) = packet.first_chunk::<LENGTH_BYTES>() else {
-        if packet.is_empty() {
-            return Ok(First::Nothing);
-        }
-        return Err(SessionError::NoStartup(StartupError::CutShort));
-    };
-    let body = match startup::body_bytes(*length) {
-        Ok(body) => body,
-        Err(StartupError::DirectTls) => return Ok(First::Hello(*length)),
-        Err(error) => return Err(SessionError::NoStartup(error)),
-    };
-    take(client, body, &mut packet).await?;
-    if packet.len() < LENGTH_BYTES + body {
-        return Err(SessionError::NoStartup(StartupError::CutShort));
-    }
-    Ok(First::Packet(packet))
-}
-
-/// Reads `bytes` more, or fewer where the client closes.
-async fn take(
+/// The rest of one packet, or what there is instead.
+async fn first(
     client: &mut (impl AsyncRead + Unpin),
-    bytes: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), SessionError> {
-    match client.take(bytes as u64).read_to_end(into).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(SessionError::Client(error)),
+    said: &mut Beginning,
+) -> Result<First, SessionError> {
+    loop {
+        let missing = match said.missing() {
+            Ok(0) => return Ok(First::Packet),
+            Ok(missing) => missing,
+            Err(error) => match (error, said.packet.first_chunk()) {
+                (StartupError::DirectTls, Some(begun)) => return Ok(First::Hello(*begun)),
+                (error, _) => return Err(SessionError::NoStartup(error)),
+            },
+        };
+        let mut more = (&mut *client).take(missing as u64);
+        let read = more.read_to_end(&mut said.packet).await.map_err(SessionError::Client)?;
+        if read < missing {
+            if said.packet.is_empty() {
+                return Ok(First::Nothing);
+            }
+            return Err(SessionError::NoStartup(StartupError::CutShort));
+        }
     }
 }

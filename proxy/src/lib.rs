@@ -29,6 +29,7 @@ pub mod gate;
 pub mod handshake;
 pub mod lifeline;
 pub mod listener;
+pub mod lobby;
 pub mod metrics;
 pub mod names;
 pub mod rarely;

@@ -1,4 +1,5 @@
-//! The two listeners for PostgreSQL's clients: their names, and the accept loop.
+//! The two listeners for PostgreSQL's clients: their names, and how clients come in to the control side:
+//! accepted here where they may encrypt ([`run`]), or left to it by a lobby ([`receive`]).
 //!
 //! **Invariant:** accepting never stops for good before the shutdown. Where a resource runs out (file
 //! descriptors, memory) it pauses and says so.
@@ -9,13 +10,16 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
 
+use crate::lobby::Stranger;
 use crate::metrics;
 use crate::rarely::Rarely;
 use crate::runtime::Shared;
-use crate::session;
+use crate::session::{self, Newcomer};
 use crate::shutdown::Stage;
+use crate::wire::startup::Beginning;
 
 /// Which address a client came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +61,7 @@ const PAUSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 ///
 /// Owns its clients' tasks. A panic in one ends that session only.
 pub async fn run(sockets: TcpListener, listener: Listener, shared: Arc<Shared>) {
-    let pauses = Rarely::new(PAUSE_LOG_INTERVAL);
+    let pauses = Pauses::default();
     let mut sessions = JoinSet::new();
     loop {
         // A lost accept leaves the connection in the kernel's queue; a lost join is joined later.
@@ -67,15 +71,8 @@ pub async fn run(sockets: TcpListener, listener: Listener, shared: Arc<Shared>) 
             Some(ended) = sessions.join_next() => note_panic(ended),
             accepted = sockets.accept() => match accepted {
                 Ok((stream, _)) => start(&mut sessions, stream, listener, &shared),
-                Err(error) if ran_out(&error) => {
-                    metrics::count_at(metrics::ACCEPT_PAUSES, listener);
-                    if let Some(left_out) = pauses.now() {
-                        tracing::warn!(
-                            "accepting on the {} port pauses ({error}); raise the limit of open \
-                             files; {left_out} more pauses since the last line",
-                            listener.as_str()
-                        );
-                    }
+                Err(error) if Pauses::are_due(&error) => {
+                    pauses.note(listener, &error);
                     tokio::time::sleep(PAUSE).await;
                 }
                 // The client was gone before it was accepted.
@@ -89,17 +86,41 @@ pub async fn run(sockets: TcpListener, listener: Listener, shared: Arc<Shared>) 
     }
 }
 
+/// Serves those whom a lobby leaves to the control side, until it closes; returns when the last one
+/// has ended.
+pub async fn receive(mut strangers: UnboundedReceiver<Stranger>, shared: Arc<Shared>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        // What loses stays in its queue.
+        tokio::select! {
+            biased;
+            Some(ended) = sessions.join_next() => note_panic(ended),
+            Some(stranger) = strangers.recv() => {
+                let Stranger { client, said, newcomer } = stranger;
+                match TcpStream::from_std(client.into()) {
+                    Ok(client) => {
+                        sessions.spawn(session::serve(client, said, newcomer, Arc::clone(&shared)));
+                    }
+                    Err(error) => tracing::debug!(%error, "a client was gone at once"),
+                }
+            }
+            else => break,
+        }
+    }
+}
+
 fn start(sessions: &mut JoinSet<()>, stream: TcpStream, listener: Listener, shared: &Arc<Shared>) {
+    let newcomer = Newcomer::new(listener, shared);
     let shared = Arc::clone(shared);
     if shared.back.is_none() {
-        sessions.spawn(session::serve(stream, listener, shared));
+        sessions.spawn(session::serve(stream, Beginning::default(), newcomer, shared));
         return;
     }
     // Its server's side will be encrypted, whatever its own is.
     let threads = shared.ciphers.clone();
     let serving = async move {
         match stream.into_std().and_then(TcpStream::from_std) {
-            Ok(stream) => session::serve(stream, listener, shared).await,
+            Ok(stream) => session::serve(stream, Beginning::default(), newcomer, shared).await,
             Err(error) => tracing::debug!(%error, "a client was gone at once"),
         }
     };
@@ -113,10 +134,34 @@ fn note_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Whether accept failed for want of something that comes back when connections end.
-fn ran_out(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    )
+/// Says why accepting pauses, now and then.
+#[derive(Debug)]
+pub struct Pauses(Rarely);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(Rarely::new(PAUSE_LOG_INTERVAL))
+    }
+}
+
+impl Pauses {
+    /// Whether accept failed for want of something that comes back when connections end.
+    pub fn are_due(error: &io::Error) -> bool {
+        matches!(
+            Errno::from_io_error(error),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        )
+    }
+
+    /// There is one.
+    pub fn note(&self, listener: Listener, error: &io::Error) {
+        metrics::count_at(metrics::ACCEPT_PAUSES, listener);
+        if let Some(left_out) = self.0.now() {
+            tracing::warn!(
+                "accepting on the {} port pauses ({error}); raise the limit of open files; \
+                 {left_out} more pauses since the last line",
+                listener.as_str()
+            );
+        }
+    }
 }

@@ -89,6 +89,13 @@ impl Names {
         self.hosts.get(host, look).await
     }
 
+    /// One address of a host, where nobody has to wait for it.
+    pub fn known_address(&self, host: &str) -> Option<IpAddr> {
+        let is_address = host.parse().ok();
+        is_address
+            .or_else(|| self.hosts.known(host).and_then(|answer| answer.found.first().copied()))
+    }
+
     /// The hosts and ports of a service (`_dugong._tcp.main.example`), of all priorities.
     ///
     /// # Errors

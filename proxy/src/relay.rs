@@ -20,7 +20,7 @@ mod balance;
 mod buffer;
 mod bulk;
 pub mod crew;
-mod engine;
+pub mod engine;
 mod mailbox;
 mod pair;
 pub mod session;

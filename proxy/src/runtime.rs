@@ -25,6 +25,7 @@ use crate::config::{Config, Encryption, Source, Trust};
 use crate::gate::Gate;
 use crate::handshake::Door;
 use crate::listener::{self, Listener};
+use crate::lobby;
 use crate::metrics::{self, Gauges};
 use crate::names::Names;
 use crate::rarely::Rarely;
@@ -176,9 +177,8 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
     duties.spawn(farewell::run(partings));
     duties.spawn(herald(Arc::clone(&shared)));
     duties.spawn(balance(Arc::clone(&shared)));
-    let mut accepting = JoinSet::new();
-    accepting.spawn(listener::run(sockets.write, Listener::Write, Arc::clone(&shared)));
-    accepting.spawn(listener::run(sockets.read, Listener::Read, Arc::clone(&shared)));
+    let ports = [(Listener::Write, sockets.write), (Listener::Read, sockets.read)];
+    let mut accepting = accept(ports, &shared).map_err(RunError::Threads)?;
     duties.spawn(service::watchdog());
     tracing::info!("ready: write {write}, read {read}, http {http}");
     service::ready();
@@ -196,6 +196,23 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
         () = stop(&stage, accepting, &shared) => Ok(Finished::InOrder),
         () = signals.next() => Ok(Finished::AtOnce),
     }
+}
+
+/// Begins to let clients in: by a relay thread at a port where they may be in clear, else by tasks.
+fn accept(ports: [(Listener, TcpListener); 2], shared: &Arc<Shared>) -> io::Result<JoinSet<()>> {
+    let mut accepting = JoinSet::new();
+    let mut in_clear = Vec::new();
+    for (listener, socket) in ports {
+        if shared.back.is_some() || matches!(shared.door(listener), Door::Encrypted(_)) {
+            accepting.spawn(listener::run(socket, listener, Arc::clone(shared)));
+        } else {
+            in_clear.push((listener, socket.into_std()?.into()));
+        }
+    }
+    let (sender, strangers) = unbounded_channel();
+    shared.crew.set_door(Some(lobby::Door::new(in_clear, Arc::clone(shared), sender)));
+    accepting.spawn(listener::receive(strangers, Arc::clone(shared)));
+    Ok(accepting)
 }
 
 /// TLS towards clients and to servers, where the configuration has it.
@@ -245,6 +262,7 @@ async fn stop(stage: &Sender<Stage>, mut accepting: JoinSet<()>, shared: &Shared
     let drain_timeout = shared.config.drain_timeout;
     tracing::info!("stopping: sessions may go on for {drain_timeout:?}");
     stage.send_replace(Stage::Draining);
+    shared.crew.set_door(None);
     let drained = async {
         while accepting.join_next().await.is_some() {}
         shared.gauges.deserted().await;

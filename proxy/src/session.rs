@@ -22,18 +22,20 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use dugong_topology::Topology;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::admission::{self, Admitted};
 use crate::cancel;
 use crate::ciphers;
 use crate::config::Mode;
 use crate::error::SessionError;
+use crate::gate::Budget;
 use crate::handshake::{self, Asked, Begun, Opening, Patience, Refused};
 use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
 use crate::relay::session::{Session, Terms};
 use crate::relay::{Ended, Observer, Relay};
+use crate::replicas::Claim;
 use crate::route::{self, Leave, Parting, Target};
 use crate::runtime::Shared;
 use crate::session::binding::{Guard, WouldBind};
@@ -43,29 +45,68 @@ use crate::session::follower::Follower;
 use crate::session::tracker::Tracker;
 use crate::shutdown::Stage;
 use crate::stream::Stream;
+use crate::wire::startup::Beginning;
 
-/// Serves one client, or makes it one of the crew's.
-pub async fn serve(client: TcpStream, listener: Listener, shared: Arc<Shared>) {
-    let place = shared.gauges.open(listener);
+/// A client besides its socket, since it was accepted.
+#[derive(Debug)]
+pub struct Newcomer {
+    pub listener: Listener,
+    pub place: OpenGuard,
+    pub since: Instant,
+    /// Since when it waits for a server, where it does already.
+    pub waits_since: Option<Instant>,
+}
+
+impl Newcomer {
+    /// One that was accepted just now.
+    pub fn new(listener: Listener, shared: &Shared) -> Self {
+        let place = shared.gauges.open(listener);
+        Self { listener, place, since: Instant::now(), waits_since: None }
+    }
+
+    /// How long it may wait for a server.
+    pub fn budget(&self, shared: &Shared) -> Budget {
+        Budget::since(self.waits_since.unwrap_or_else(Instant::now), shared.config.hold_timeout)
+    }
+
+    /// What its session begins with, on `target`.
+    pub fn into_terms(self, target: Target, claim: Option<Claim>, shared: &Shared) -> Terms {
+        let Self { listener, place: open, .. } = self;
+        tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
+        let target = Arc::new(target);
+        let follower = match shared.config.mode {
+            Mode::Session => {
+                let follower = Follower::new(Arc::clone(&target), Arc::clone(&shared.cancels));
+                Some(follower.with_claim(claim))
+            }
+            // Nobody knows when the client waits for an answer: it has no part in what a standby has
+            // to do.
+            Mode::Tcp => None,
+        };
+        Terms { listener, target, follower, open }
+    }
+}
+
+/// Serves one client that has said `said`, or makes it one of the crew's.
+pub async fn serve(client: TcpStream, said: Beginning, newcomer: Newcomer, shared: Arc<Shared>) {
     match shared.config.mode {
-        Mode::Session => serve_session(client, listener, place, shared).await,
-        Mode::Tcp => connect_through(client, listener, place, &shared).await,
+        Mode::Session => serve_session(client, said, newcomer, shared).await,
+        Mode::Tcp => connect_through(client, newcomer, &shared).await,
     }
 }
 
 /// Finds a server for a client of whom nothing is known, and makes both the crew's.
-async fn connect_through(client: TcpStream, listener: Listener, open: OpenGuard, shared: &Shared) {
+async fn connect_through(client: TcpStream, newcomer: Newcomer, shared: &Shared) {
     let mut client = Stream::Plain(client);
-    let admitted = match admission::admit(&mut client, None, listener, shared).await {
+    let admitted = match admission::admit(&mut client, None, &newcomer, shared).await {
         Ok(admitted) => admitted,
         Err(error) => {
-            note_refusal(listener, shared, &error);
+            note_refusal(newcomer.listener, shared, &error);
             return;
         }
     };
-    // Nobody knows when the client waits for an answer: it has no part in what a standby has to do.
-    let Admitted { target, server: Server { stream: server, spoken, .. }, claim: _ } = admitted;
-    let terms = Terms { listener, target: Arc::new(target), follower: None, open };
+    let Admitted { target, server: Server { stream: server, spoken, .. }, claim } = admitted;
+    let terms = newcomer.into_terms(target, claim, shared);
     match (client, server) {
         (Stream::Plain(client), Stream::Plain(server)) => {
             hand_over(client, server, spoken, terms, shared);
@@ -77,16 +118,18 @@ async fn connect_through(client: TcpStream, listener: Listener, open: OpenGuard,
 /// Shakes hands with a client, finds a server, and relays or has the crew do it.
 async fn serve_session(
     client: TcpStream,
-    listener: Listener,
-    place: OpenGuard,
+    said: Beginning,
+    newcomer: Newcomer,
     shared: Arc<Shared>,
 ) {
-    let beginning = handshake::begin(client, shared.door(listener), patience(&shared));
+    let listener = newcomer.listener;
+    let door = shared.door(listener);
+    let beginning = handshake::begin(client, said, newcomer.since, door, patience(&shared));
     let here = match Box::pin(beginning).await {
         Ok(Begun::InClear(client, opening)) => {
-            Box::pin(go_on(Stream::Plain(client), opening, listener, place, &shared)).await
+            Box::pin(go_on(Stream::Plain(client), opening, newcomer, &shared)).await
         }
-        Ok(Begun::Encrypts(asked)) => return encrypt_elsewhere(asked, listener, place, shared),
+        Ok(Begun::Encrypts(asked)) => return encrypt_elsewhere(asked, newcomer, shared),
         Err(Refused { client, error }) => return refuse(client, listener, &shared, &error).await,
     };
     if let Some(here) = here {
@@ -99,11 +142,11 @@ fn patience(shared: &Shared) -> Patience<'_> {
 }
 
 /// Goes on where there are threads for it: to encrypt is work, and many clients may want it.
-fn encrypt_elsewhere(asked: Asked, listener: Listener, place: OpenGuard, shared: Arc<Shared>) {
+fn encrypt_elsewhere(asked: Asked, newcomer: Newcomer, shared: Arc<Shared>) {
     let threads = shared.ciphers.clone();
     ciphers::spawn(&threads, async move {
         // Boxed: a session shall not keep the room of its beginning for all its life.
-        let here = Box::pin(begin_encrypted(asked, listener, place, &shared)).await;
+        let here = Box::pin(begin_encrypted(asked, newcomer, &shared)).await;
         if let Some(here) = here {
             relay_here(here, &shared).await;
         }
@@ -113,8 +156,7 @@ fn encrypt_elsewhere(asked: Asked, listener: Listener, place: OpenGuard, shared:
 /// Encrypts, and does what a client wants.
 async fn begin_encrypted(
     asked: Asked,
-    listener: Listener,
-    place: OpenGuard,
+    newcomer: Newcomer,
     shared: &Arc<Shared>,
 ) -> Option<Box<Here>> {
     let Some(front) = &shared.front else {
@@ -127,9 +169,9 @@ async fn begin_encrypted(
         }
     };
     match encrypting.await {
-        Ok((client, opening)) => go_on(client, opening, listener, place, shared).await,
+        Ok((client, opening)) => go_on(client, opening, newcomer, shared).await,
         Err(Refused { client, error }) => {
-            refuse(client, listener, shared, &error).await;
+            refuse(client, newcomer.listener, shared, &error).await;
             None
         }
     }
@@ -149,8 +191,7 @@ struct Here {
 async fn go_on(
     mut client: Stream,
     opening: Opening,
-    listener: Listener,
-    place: OpenGuard,
+    newcomer: Newcomer,
     shared: &Arc<Shared>,
 ) -> Option<Box<Here>> {
     let startup = match opening {
@@ -161,20 +202,15 @@ async fn go_on(
         }
         Opening::Nothing => return None,
     };
-    let admitted = match admission::admit(&mut client, Some(&startup), listener, shared).await {
+    let admitted = match admission::admit(&mut client, Some(&startup), &newcomer, shared).await {
         Ok(admitted) => admitted,
         Err(error) => {
-            refuse(Some(client), listener, shared, &error).await;
+            refuse(Some(client), newcomer.listener, shared, &error).await;
             return None;
         }
     };
-    let Admitted { target, server, claim } = admitted;
-    tracing::debug!(listener = listener.as_str(), server = %target.id, "session begins");
-    let target = Arc::new(target);
-    let follower = Follower::new(Arc::clone(&target), Arc::clone(&shared.cancels));
-    let Server { stream: server, spoken, binding } = server;
-    let follower = follower.with_claim(claim);
-    let terms = Terms { listener, target, follower: Some(follower), open: place };
+    let Admitted { target, server: Server { stream: server, spoken, binding }, claim } = admitted;
+    let terms = newcomer.into_terms(target, claim, shared);
     match (client, server) {
         (Stream::Plain(client), Stream::Plain(server)) => {
             hand_over(client, server, spoken, terms, shared);
@@ -193,7 +229,7 @@ async fn refuse(client: Option<Stream>, listener: Listener, shared: &Shared, err
 }
 
 /// Counts and logs it.
-fn note_refusal(listener: Listener, shared: &Shared, error: &SessionError) {
+pub fn note_refusal(listener: Listener, shared: &Shared, error: &SessionError) {
     metrics::count_reason(metrics::REJECTED, listener, error.reason());
     if matches!(error, SessionError::Client(_)) {
         tracing::debug!(%error, "a client left");

@@ -103,6 +103,16 @@ impl<T: Clone + Debug + Display + PartialEq + Send + Sync + 'static> Memory<T> {
         }
     }
 
+    /// What the name stands for, while that counts.
+    pub(super) fn known(&self, name: &str) -> Option<Answer<T>> {
+        let now = Instant::now();
+        let mut table = self.table();
+        let entry = table.entries.get_mut(name)?;
+        entry.asked = now;
+        let known = entry.state.borrow().known.clone();
+        known.filter(|answer| now < answer.valid_until)
+    }
+
     /// Begins a look-up where one is due.
     fn ask<F>(&self, name: &str, look: impl FnOnce() -> F) -> watch::Receiver<State<T>>
     where

@@ -8,9 +8,8 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::listener::Listener;
+use crate::lobby::Door;
 use crate::metrics;
 use crate::relay::balance::{Balance, Load};
 use crate::relay::engine::epoll::Epoll;
@@ -41,12 +41,13 @@ const QUIET_WINDOW: Duration = Duration::from_secs(1);
 const QUIET: f64 = 0.02;
 
 /// What others can reach of a shard.
-#[derive(Debug)]
 pub(super) struct Post {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) tally: Tally,
     /// Sessions that it has, or that are on their way to it.
     sessions: AtomicUsize,
+    /// What its lobby is made from, where it has one. A mutex: taken when a lobby opens or closes.
+    door: Mutex<Option<Arc<Door>>>,
     /// Processor time that its thread has had, in nanoseconds, as of some turns ago.
     busy_ns: AtomicU64,
 }
@@ -58,18 +59,29 @@ impl Post {
             mailbox,
             tally: Tally::default(),
             sessions: AtomicUsize::new(0),
+            door: Mutex::default(),
             busy_ns: AtomicU64::new(0),
         })
     }
 
     pub(super) fn adopt(&self, session: Box<Session>) {
-        self.sessions.fetch_add(1, Relaxed);
+        self.came();
         self.mailbox.send(Letter::Adopt(session));
+    }
+
+    /// A session is there, or on its way.
+    pub(super) fn came(&self) {
+        self.sessions.fetch_add(1, Relaxed);
     }
 
     /// A session is not there any more.
     pub(super) fn left(&self) {
         self.sessions.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn door(&self) -> MutexGuard<'_, Option<Arc<Door>>> {
+        // It is there or not, whatever panicked around it.
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it did in a window of so many seconds; `before` is the time that it had had until then.
@@ -90,15 +102,14 @@ impl Post {
 }
 
 /// All relay threads. They end when this is dropped.
-#[derive(Debug)]
 pub struct Crew {
     /// What all of them have.
     pub engine: EngineKind,
     posts: Arc<[Post]>,
     /// The thread that new sessions go to.
-    newcomers: AtomicUsize,
+    newcomers: Arc<AtomicUsize>,
     /// What was counted already, by thread, listener and side.
-    published: std::sync::Mutex<Vec<[[u64; 2]; 2]>>,
+    published: Mutex<Vec<[[u64; 2]; 2]>>,
 }
 
 impl Crew {
@@ -117,11 +128,13 @@ impl Crew {
         let mut engine = choose(wanted, io_uring::probe)?;
         let posts: Vec<Post> = (0..threads).map(|_| Post::new()).collect::<io::Result<_>>()?;
         let posts: Arc<[Post]> = posts.into();
+        let newcomers = Arc::<AtomicUsize>::default();
         for index in 0..threads {
             let posts = Arc::clone(&posts);
             let around = Surroundings {
                 index,
                 posts,
+                newcomers: Arc::clone(&newcomers),
                 parted: parted.clone(),
                 topologies: topologies.clone(),
                 shutdown: shutdown.clone(),
@@ -136,12 +149,13 @@ impl Crew {
             }
             start_thread(around, Epoll::new)?;
         }
-        Ok(Self {
-            engine,
-            posts,
-            newcomers: AtomicUsize::new(0),
-            published: std::sync::Mutex::new(vec![[[0; 2]; 2]; threads]),
-        })
+        Ok(Self { engine, posts, newcomers, published: Mutex::new(vec![[[0; 2]; 2]; threads]) })
+    }
+
+    /// Has the first thread let clients in; none: no more.
+    pub fn set_door(&self, door: Option<Door>) {
+        *self.posts[0].door() = door.map(Arc::new);
+        self.posts[0].mailbox.send(Letter::Door);
     }
 
     /// Hands a session to a thread.

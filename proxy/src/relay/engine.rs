@@ -15,6 +15,7 @@ pub(super) mod epoll;
 pub(super) mod io_uring;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -92,8 +93,34 @@ pub(super) fn instead(refusal: &io::Error) -> EngineKind {
     EngineKind::Epoll
 }
 
+/// The name of a socket that is none of a session's.
+pub type Token = u64;
+
+/// What a socket is waited for to be; one that is broken is both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Readable,
+    Writable,
+}
+
+/// Waits for sockets that are none of a session's, along with the others.
+pub trait Watch {
+    /// Names a socket among those that have [stirred](Sessions::stirred) as soon as it is ready. Asked
+    /// once, it may be named once, or in each turn while it is.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for it.
+    fn watch(&mut self, token: Token, socket: BorrowedFd<'_>, awaited: Readiness)
+    -> io::Result<()>;
+
+    /// Lets go of a socket that was ever watched: it may be closed, or used by somebody else. A name
+    /// that was told of already is told all the same.
+    fn unwatch(&mut self, token: Token, socket: BorrowedFd<'_>);
+}
+
 /// The interface of an engine.
-pub(super) trait Engine {
+pub(super) trait Engine: Watch {
     /// What it keeps beside each session.
     type State: Default;
 
@@ -130,6 +157,8 @@ pub(super) struct Sessions<S> {
     pub(super) done: Vec<Key>,
     /// Sides that are in bulk. Some may not be any more.
     pub(super) bulk: Vec<(Key, Side)>,
+    /// Sockets that were watched, and are ready. Some may not be any more.
+    pub(super) stirred: Vec<Token>,
     pub(super) tally: Tally,
 }
 
@@ -142,7 +171,7 @@ pub(super) struct Entry<S> {
 
 impl<S: Default> Sessions<S> {
     pub(super) fn new(tally: Tally) -> Self {
-        Self { all: Slab::new(), done: Vec::new(), bulk: Vec::new(), tally }
+        Self { all: Slab::new(), done: Vec::new(), bulk: Vec::new(), stirred: Vec::new(), tally }
     }
 
     pub(super) fn insert(&mut self, session: Box<Session>) -> Key {

@@ -18,6 +18,8 @@ pub(super) enum Letter {
     Adopt(Box<Session>),
     /// Instances have other seats, or the proxy stops: look whose sessions must leave.
     Look,
+    /// Open or close the lobby, as the door of its post is.
+    Door,
     /// Give sessions to other shards.
     Give(Move),
     /// End the thread. Sent once there is no session any more.

@@ -10,12 +10,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use dugong_topology::Topology;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::SessionError;
+use crate::lobby::Lobby;
 use crate::relay::balance::Move;
 use crate::relay::bulk::TICK;
 use crate::relay::crew::Post;
@@ -37,6 +39,8 @@ pub(super) struct Surroundings {
     /// Which of `posts` is its own.
     pub(super) index: usize,
     pub(super) posts: Arc<[Post]>,
+    /// Which one new sessions go to.
+    pub(super) newcomers: Arc<AtomicUsize>,
     /// To the control side. As many as there are sessions at most.
     pub(super) parted: UnboundedSender<Parted>,
     pub(super) topologies: Topologies,
@@ -89,6 +93,7 @@ pub(super) struct Shard<E: Engine> {
     /// The next session to be looked at; none: all have been.
     walk: Option<Key>,
     giving: Option<Giving>,
+    lobby: Option<Lobby>,
     /// When sides in bulk are looked at again.
     next_tick: Instant,
     /// Turns since the processor time was told.
@@ -105,6 +110,7 @@ impl<E: Engine> Shard<E> {
             around,
             walk: None,
             giving: None,
+            lobby: None,
             next_tick: Instant::now(),
             turns: 0,
             stopped: false,
@@ -117,15 +123,15 @@ impl<E: Engine> Shard<E> {
     ///
     /// The engine cannot wait any more.
     pub(super) fn run(&mut self) -> io::Result<()> {
+        // One that panicked may have left its door behind.
+        self.look_at_door();
         while !self.stopped {
-            let busy = self.walk.is_some() || self.giving.is_some();
-            let wait = match (busy, self.sessions.bulk.is_empty()) {
-                (true, _) => Some(Duration::ZERO),
-                (false, false) => Some(TICK),
-                (false, true) => None,
-            };
-            let bell = self.engine.turn(&mut self.sessions, wait)?;
+            let patience = self.patience();
+            let bell = self.engine.turn(&mut self.sessions, patience)?;
             self.let_go();
+            if !self.sessions.stirred.is_empty() || self.lobby.as_ref().is_some_and(Lobby::waits) {
+                self.let_in();
+            }
             if !self.sessions.bulk.is_empty() {
                 self.look_at_bulk();
             }
@@ -145,6 +151,42 @@ impl<E: Engine> Shard<E> {
             }
         }
         Ok(())
+    }
+
+    /// How long it may wait; none: until something happens.
+    fn patience(&self) -> Option<Duration> {
+        if self.walk.is_some() || self.giving.is_some() {
+            return Some(Duration::ZERO);
+        }
+        if !self.sessions.bulk.is_empty() {
+            return Some(TICK);
+        }
+        self.lobby.as_ref().filter(|lobby| lobby.waits()).map(Lobby::patience)
+    }
+
+    /// Opens its lobby, or closes it.
+    fn look_at_door(&mut self) {
+        let door = self.around.own().door().clone();
+        match (door, self.lobby.take()) {
+            (Some(door), None) => self.lobby = Some(Lobby::open(door, &mut self.engine)),
+            (None, Some(lobby)) => lobby.close(&mut self.engine),
+            (_, lobby) => self.lobby = lobby,
+        }
+    }
+
+    /// Has the lobby go on, and takes those whom it lets in.
+    fn let_in(&mut self) {
+        let Some(lobby) = &mut self.lobby else { return self.sessions.stirred.clear() };
+        lobby.turn(&mut self.sessions.stirred, &mut self.engine);
+        while let Some(session) = self.lobby.as_mut().and_then(Lobby::take_admitted) {
+            let newcomers = self.around.newcomers.load(Relaxed);
+            if newcomers == self.around.index {
+                self.around.own().came();
+                self.adopt(session);
+            } else {
+                self.around.posts[newcomers].adopt(session);
+            }
+        }
     }
 
     /// Parts with the sessions that are done.
@@ -184,6 +226,7 @@ impl<E: Engine> Shard<E> {
             match letter {
                 Letter::Adopt(session) => self.adopt(session),
                 Letter::Look => self.walk = Some(0),
+                Letter::Door => self.look_at_door(),
                 Letter::Give(what) => {
                     self.giving = Some(Giving { next: 0, due: 0, all: 0, what });
                 }

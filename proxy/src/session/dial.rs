@@ -45,6 +45,8 @@ pub enum Binding {
 pub enum DialError {
     #[error("no connection within {limit:?}")]
     ConnectTimeout { limit: Duration },
+    #[error("no answer within {limit:?}")]
+    Silent { limit: Duration },
     #[error("no connection ({0})")]
     Connect(ConnectError),
     #[error(transparent)]

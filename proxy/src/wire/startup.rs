@@ -62,12 +62,46 @@ pub enum StartupError {
     CutShort,
 }
 
+/// What a client has said of its first packet, and what it was told before.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// What there is of it, with its length.
+    pub packet: Vec<u8>,
+    /// Whether it was told already that there is no TLS, no GSSAPI encryption.
+    pub asked_tls: bool,
+    pub asked_gss: bool,
+}
+
+impl Beginning {
+    /// How many bytes more are to be read, and none that come after them; 0: the packet is whole.
+    ///
+    /// # Errors
+    ///
+    /// A length that no first packet has.
+    pub fn missing(&self) -> Result<usize, StartupError> {
+        let whole = match self.packet.first_chunk() {
+            None => LENGTH_BYTES,
+            Some(length) => LENGTH_BYTES + body_bytes(*length)?,
+        };
+        Ok(whole.saturating_sub(self.packet.len()))
+    }
+
+    /// What the packet is, once it is whole.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartupError`].
+    pub fn read(&self) -> Result<FirstPacket, StartupError> {
+        parse(self.packet.get(LENGTH_BYTES..).unwrap_or_default())
+    }
+}
+
 /// How many bytes follow the length, as the length claims.
 ///
 /// # Errors
 ///
 /// A length that no first packet has; where it is recognisably something else, that is named.
-pub fn body_bytes(length: [u8; LENGTH_BYTES]) -> Result<usize, StartupError> {
+fn body_bytes(length: [u8; LENGTH_BYTES]) -> Result<usize, StartupError> {
     let claimed = u32::from_be_bytes(length);
     let body = usize::try_from(claimed).ok().and_then(|all| all.checked_sub(LENGTH_BYTES));
     match body {
@@ -87,7 +121,7 @@ pub fn body_bytes(length: [u8; LENGTH_BYTES]) -> Result<usize, StartupError> {
 /// # Errors
 ///
 /// See [`StartupError`].
-pub fn parse(body: &[u8]) -> Result<FirstPacket, StartupError> {
+fn parse(body: &[u8]) -> Result<FirstPacket, StartupError> {
     let Some((code, rest)) = body.split_first_chunk() else {
         return Err(StartupError::CutShort);
     };

@@ -6,8 +6,9 @@
 //! **Invariant:** a socket is registered for exactly what its session waits for; one that waits for
 //! nothing is not registered at all, because its end would be told of over and over.
 
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::relay::Ended;
-use crate::relay::engine::{Bell, Engine, Entry, Key, READ_BYTES, Sessions};
+use crate::relay::engine::{
+    Bell, Engine, Entry, Key, READ_BYTES, Readiness, Sessions, Token, Watch,
+};
 use crate::relay::mailbox::Mailbox;
 use crate::relay::pair::{Next, Side};
 use crate::relay::session::Fate;
@@ -30,10 +33,14 @@ const EVENTS: usize = 256;
 /// The bell's place among the keys of sockets.
 const BELL: u64 = u64::MAX;
 
+/// Marks the name of a socket that is no session's; no key reaches it.
+const WATCHED: u64 = 1 << 63;
+
 pub(in crate::relay) struct Epoll {
     epoll: OwnedFd,
     events: Vec<Event>,
     buffer: Box<[u8]>,
+    watched: HashMap<Token, Readiness>,
 }
 
 /// What each socket of a session is registered for, by [`Side::index`].
@@ -75,7 +82,8 @@ impl Epoll {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, mailbox.bell(), EventData::new_u64(BELL), EventFlags::IN)?;
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS), buffer })
+        let (events, watched) = (Vec::with_capacity(EVENTS), HashMap::new());
+        Ok(Self { epoll, events, buffer, watched })
     }
 
     /// One read from a side, and one write of it to the other.
@@ -212,6 +220,36 @@ impl Epoll {
     }
 }
 
+impl Watch for Epoll {
+    fn watch(
+        &mut self,
+        token: Token,
+        socket: BorrowedFd<'_>,
+        awaited: Readiness,
+    ) -> io::Result<()> {
+        let data = EventData::new_u64(token | WATCHED);
+        let flags = match awaited {
+            Readiness::Readable => EventFlags::IN,
+            Readiness::Writable => EventFlags::OUT,
+        };
+        match self.watched.insert(token, awaited) {
+            None => epoll::add(&self.epoll, socket, data, flags)?,
+            Some(before) if before != awaited => {
+                epoll::modify(&self.epoll, socket, data, flags)?;
+            }
+            Some(_) => (),
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self, token: Token, socket: BorrowedFd<'_>) {
+        if self.watched.remove(&token).is_some() {
+            // It is registered; that it cannot be taken out would be news.
+            let _ = epoll::delete(&self.epoll, socket);
+        }
+    }
+}
+
 impl Engine for Epoll {
     type State = Registered;
 
@@ -242,10 +280,10 @@ impl Engine for Epoll {
         for index in 0..self.events.len() {
             let event = self.events[index];
             let data = event.data;
-            if data.u64() == BELL {
-                bell = Bell::Rang;
-            } else {
-                self.serve(event, sessions);
+            match data.u64() {
+                BELL => bell = Bell::Rang,
+                name if name & WATCHED != 0 => sessions.stirred.push(name & !WATCHED),
+                _ => self.serve(event, sessions),
             }
         }
         Ok(bell)

@@ -16,19 +16,19 @@
 
 mod ring;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
 use crate::relay::engine::io_uring::ring::{Chain, Event, Group, Held, Load, PIECES, Ring};
-use crate::relay::engine::{Bell, Engine, Entry, Key, Sessions};
+use crate::relay::engine::{Bell, Engine, Entry, Key, Readiness, Sessions, Token, Watch};
 use crate::relay::mailbox::Mailbox;
 use crate::relay::pair::{Next, Side};
 use crate::relay::session::{Fate, Session};
@@ -47,6 +47,8 @@ pub(in crate::relay) struct IoUring {
     ring: Ring,
     mailbox: Arc<Mailbox>,
     unsettled: Unsettled,
+    /// Sockets that are watched, and of which nothing was told yet.
+    watched: HashSet<Token>,
     /// Whether something follows from the next enter, whatever is told of it.
     again: bool,
 }
@@ -216,7 +218,7 @@ impl IoUring {
         let mut ring = Ring::new()?;
         ring.listen(mailbox.bell().as_fd());
         let (mailbox, unsettled) = (Arc::clone(mailbox), Unsettled::default());
-        Ok(Self { ring, mailbox, unsettled, again: false })
+        Ok(Self { ring, mailbox, unsettled, watched: HashSet::new(), again: false })
     }
 
     /// Starts what follows from all that happened to a session.
@@ -400,8 +402,12 @@ impl IoUring {
 
     /// Takes note of what one operation has come to.
     fn hear(&mut self, event: Event, sessions: &mut Sessions<Lanes>) -> Bell {
-        let Sessions { all, tally, bulk, .. } = sessions;
+        let Sessions { all, tally, bulk, stirred, .. } = sessions;
         match event {
+            Event::Stirred(token) => {
+                self.watched.remove(&token);
+                stirred.push(token);
+            }
             Event::Bell { goes_on } => {
                 if !goes_on {
                     self.ring.listen(self.mailbox.bell().as_fd());
@@ -441,13 +447,46 @@ impl IoUring {
     }
 }
 
+impl Watch for IoUring {
+    fn watch(
+        &mut self,
+        token: Token,
+        socket: BorrowedFd<'_>,
+        awaited: Readiness,
+    ) -> io::Result<()> {
+        self.watched.insert(token);
+        self.ring.watch(token, socket, awaited);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, token: Token, _: BorrowedFd<'_>) {
+        if self.watched.remove(&token) {
+            self.ring.stop_watching(token);
+        }
+    }
+}
+
 impl Engine for IoUring {
     type State = Lanes;
 
     fn begin(&mut self, key: Key, sessions: &mut Sessions<Lanes>) {
-        if let Some(entry) = sessions.all.get_mut(key) {
-            self.unsettled.add(key, entry);
+        let Sessions { all, tally, .. } = sessions;
+        let Some(entry) = all.get_mut(key) else { return };
+        let Entry { session, .. } = entry;
+        for to in Side::ALL {
+            // At once, as far as the socket takes it: a completion would cost a turn.
+            if !session.pair.unsent(to).is_empty()
+                && let Ok(sent) = send(
+                    session.socket(to),
+                    session.pair.unsent(to),
+                    SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+                )
+            {
+                session.pair.sent(to, sent);
+                tally.add(session.listener, to, sent);
+            }
         }
+        self.unsettled.add(key, entry);
     }
 
     fn turn(&mut self, sessions: &mut Sessions<Lanes>, wait: Option<Duration>) -> io::Result<Bell> {

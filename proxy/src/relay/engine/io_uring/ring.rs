@@ -26,7 +26,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::relay::buffer::Rest;
-use crate::relay::engine::Key;
+use crate::relay::engine::{Key, Readiness, Token};
 use crate::relay::pair::Side;
 
 /// Operations that may wait for the next enter; more make one of their own.
@@ -119,6 +119,8 @@ pub(super) enum Event {
     Received { key: Key, from: Side, result: io::Result<Option<Held>>, goes_on: bool },
     /// How many bytes a side took.
     Sent { key: Key, to: Side, result: io::Result<usize>, load: Load },
+    /// A socket that was watched is ready, or its watch was stopped.
+    Stirred(Token),
 }
 
 struct Flight {
@@ -170,11 +172,16 @@ mod kind {
     pub(super) const SEND: u64 = 1;
     pub(super) const BELL: u64 = 2;
     pub(super) const CANCEL: u64 = 3;
-    pub(super) const BITS: u32 = 2;
+    pub(super) const WATCH: u64 = 4;
+    pub(super) const BITS: u32 = 3;
 }
 
 fn receive_data(key: Key, from: Side) -> u64 {
     (key as u64) << (kind::BITS + 1) | (from.index() as u64) << kind::BITS | kind::RECEIVE
+}
+
+fn watch_data(token: Token) -> u64 {
+    token << kind::BITS | kind::WATCH
 }
 
 fn send_data(flight: usize) -> u64 {
@@ -310,6 +317,25 @@ impl Ring {
         unsafe { self.push(&entry.user_data(kind::BELL)) }
     }
 
+    /// Tells once when a socket is ready, or broken.
+    pub(super) fn watch(&mut self, token: Token, socket: BorrowedFd<'_>, awaited: Readiness) {
+        let flag = match awaited {
+            Readiness::Readable => libc::POLLIN,
+            Readiness::Writable => libc::POLLOUT,
+        };
+        let flags = u32::try_from(flag).unwrap_or_default();
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), flags).build();
+        // SAFETY: it refers to no memory.
+        unsafe { self.push(&entry.user_data(watch_data(token))) }
+    }
+
+    /// Asks a [`Self::watch`] to end.
+    pub(super) fn stop_watching(&mut self, token: Token) {
+        let entry = opcode::AsyncCancel::new(watch_data(token)).build();
+        // SAFETY: it refers to no memory.
+        unsafe { self.push(&entry.user_data(kind::CANCEL)) }
+    }
+
     /// Submits what was asked for, and waits, for `wait` at most, until there is something to tell.
     ///
     /// # Errors
@@ -377,6 +403,7 @@ impl Ring {
                     return Some(Event::Sent { key, to, result: result_of(result), load });
                 }
                 kind::BELL => return Some(Event::Bell { goes_on: cqueue::more(flags) }),
+                kind::WATCH => return Some(Event::Stirred(data >> kind::BITS)),
                 // What was cancelled tells by itself.
                 _ => (),
             }
