@@ -76,6 +76,8 @@ pub(super) struct Pair {
     ways: [Way; 2],
     /// The client said its last byte, and the server was told.
     client_closed: bool,
+    /// The client has said that it leaves, and the server has nothing more to say.
+    leaves: bool,
 }
 
 /// What an engine does after a change.
@@ -111,7 +113,7 @@ impl Pair {
     /// Whether this side is to be read from.
     pub(super) fn reads(&self, side: Side) -> bool {
         let way = &self.ways[side.index()];
-        matches!(way.source, Source::Open) && way.rest.is_empty()
+        matches!(way.source, Source::Open) && way.rest.is_empty() && !self.leaves
     }
 
     /// What waits for this side to take it.
@@ -170,6 +172,18 @@ impl Pair {
         }
     }
 
+    /// The client has said that it leaves, and the server has nothing more to say: it is over once the
+    /// server has been told that.
+    pub(super) fn take_leave(&mut self) {
+        self.leaves = true;
+        self.ended(Side::Client, None);
+    }
+
+    /// Whether it is over once the server has taken what waits for it.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaves
+    }
+
     /// Sending to the side failed.
     pub(super) fn refused(&mut self, to: Side, error: io::Error) -> Next {
         match to {
@@ -199,6 +213,7 @@ impl Pair {
         if upwards.is_clear() {
             match std::mem::take(&mut upwards.source) {
                 Source::Failed(error) => return Next::End(Ended::ClientFailed(error)),
+                Source::Ended if self.leaves => return Next::End(Ended::ByClient),
                 Source::Ended => {
                     upwards.source = Source::Over;
                     self.client_closed = true;

@@ -97,7 +97,12 @@ impl Session {
         self.flows[from.index()].took(bytes.len());
         self.flows[from.other().index()].answered();
         match from {
-            Side::Client => self.follower.asked(bytes),
+            Side::Client => {
+                self.follower.asked(bytes);
+                if self.follower.as_ref().is_some_and(Follower::has_heard_farewell) {
+                    self.pair.take_leave();
+                }
+            }
             Side::Server => self.follower.arrived(bytes),
         }
     }

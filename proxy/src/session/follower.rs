@@ -46,6 +46,11 @@ impl Follower {
         self.tracker.is_outside_transaction() && self.questions.are_settled()
     }
 
+    /// Whether the client has said that it leaves, and waits for nothing.
+    pub fn has_heard_farewell(&self) -> bool {
+        self.questions.are_over()
+    }
+
     /// Whether the client waits is part of what a standby has to do.
     fn note(&mut self) {
         if let Some(claim) = &mut self.claim {

@@ -18,18 +18,20 @@ pub(super) struct Questions {
     others: u32,
     /// Something was sent whose Sync is still to come.
     begun: bool,
+    /// The client has said that it leaves.
+    farewell: bool,
 }
 
 impl Default for Questions {
     fn default() -> Self {
-        Self { scanner: Scanner::default(), syncs: 0, others: 1, begun: false }
+        Self { scanner: Scanner::default(), syncs: 0, others: 1, begun: false, farewell: false }
     }
 }
 
 impl Questions {
     /// The next bytes of the client's stream.
     pub(super) fn asked(&mut self, bytes: &[u8]) {
-        let Self { scanner, syncs, others, begun } = self;
+        let Self { scanner, syncs, others, begun, farewell } = self;
         scanner.scan(bytes, |piece| match piece {
             Piece::Header { tag: Tag::QUERY | Tag::FUNCTION_CALL, .. } => {
                 *others = others.saturating_add(1);
@@ -48,6 +50,7 @@ impl Questions {
                 tag: Tag::PARSE | Tag::BIND | Tag::EXECUTE | Tag::DESCRIBE | Tag::CLOSE,
                 ..
             } => *begun = true,
+            Piece::Header { tag: Tag::TERMINATE, .. } => *farewell = true,
             Piece::Header { .. } | Piece::Body(_) => (),
         });
     }
@@ -62,6 +65,12 @@ impl Questions {
     /// Whether the client waits.
     pub(super) fn are_open(&self) -> bool {
         self.syncs > 0 || self.others > 0
+    }
+
+    /// Whether the client has said that it leaves, and waits for nothing: its server has nothing more to
+    /// say.
+    pub(super) fn are_over(&self) -> bool {
+        self.farewell && !self.are_open()
     }
 
     /// Whether all is answered and nothing more was begun, not even a message.

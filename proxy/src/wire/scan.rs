@@ -41,6 +41,8 @@ impl Tag {
     pub const COPY_FAIL: Self = Self(b'f');
     /// NegotiateProtocolVersion: the server speaks an older minor version.
     pub const NEGOTIATE: Self = Self(b'v');
+    /// Terminate, of the client.
+    pub const TERMINATE: Self = Self(b'X');
 }
 
 /// The bytes of a message's header: its type, then its length.

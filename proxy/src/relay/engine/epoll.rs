@@ -108,6 +108,8 @@ impl Epoll {
                 tally.add(session.listener, to, sent);
                 if sent < bytes.len() {
                     session.pair.keep(to, &bytes[sent..]);
+                } else if session.pair.leaves() {
+                    return session.pair.next();
                 }
                 Next::Continue
             }
