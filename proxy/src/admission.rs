@@ -147,10 +147,10 @@ async fn attempt(
         Err(_) => DialError::Silent { limit: shared.config.hold_timeout },
     };
     note_failure(target, &error, listener, shared);
-    match error {
-        DialError::Tls(error) => Err(Some(disbelieve(target, &error, shared))),
-        _ => Err(None),
+    if let DialError::Tls(error) = error {
+        return Err(Some(disbelieve(target, &error, shared)));
     }
+    Err(None)
 }
 
 /// Takes note of a server that did not take a client.

@@ -101,7 +101,7 @@ pub async fn receive(mut strangers: UnboundedReceiver<Stranger>, shared: Arc<Sha
                     Ok(client) => {
                         sessions.spawn(session::serve(client, said, newcomer, Arc::clone(&shared)));
                     }
-                    Err(error) => tracing::debug!(%error, "a client was gone at once"),
+                    Err(error) => tracing::warn!(%error, "a client could not be taken over"),
                 }
             }
             else => break,

@@ -78,7 +78,7 @@ pub struct Lobby {
     pauses: Pauses,
     /// What one read brings.
     buffer: Box<[u8]>,
-    admitted: Vec<Box<Session>>,
+    admitted: Vec<Session>,
 }
 
 /// What a guest needs of its lobby.
@@ -129,6 +129,11 @@ impl Lobby {
         self.next_look.saturating_duration_since(Instant::now())
     }
 
+    /// Has it look at who waits in the next turn: servers may be what they were not.
+    pub fn hurry(&mut self) {
+        self.next_look = Instant::now();
+    }
+
     /// Goes on with all that has stirred, and looks now and then at who waits.
     pub fn turn(&mut self, stirred: &mut Vec<Token>, watch: &mut dyn Watch) {
         for (port, burst) in (0..).zip(&mut self.bursts) {
@@ -153,7 +158,7 @@ impl Lobby {
     }
 
     /// One of those who have a server by now.
-    pub fn take_admitted(&mut self) -> Option<Box<Session>> {
+    pub fn take_admitted(&mut self) -> Option<Session> {
         self.admitted.pop()
     }
 
@@ -224,7 +229,7 @@ impl Lobby {
             Next::Elsewhere => send_away(guest, &self.door, watch),
             Next::Admit => {
                 guest.unwatch(watch);
-                self.admitted.push(Box::new(guest.into_session(&self.door.shared)));
+                self.admitted.push(guest.into_session(&self.door.shared));
             }
         }
     }

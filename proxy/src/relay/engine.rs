@@ -11,6 +11,7 @@
 //! **Invariant:** a session that is done has nothing under way in the engine any more: its sockets
 //! may be closed, or used by somebody else.
 
+mod endings;
 pub(super) mod epoll;
 pub(super) mod io_uring;
 

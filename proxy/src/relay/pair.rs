@@ -116,6 +116,11 @@ impl Pair {
         matches!(way.source, Source::Open) && way.rest.is_empty() && !self.leaves
     }
 
+    /// Whether something waits for this side to take it.
+    pub(super) fn waits(&self, to: Side) -> bool {
+        !self.ways[to.other().index()].rest.is_empty()
+    }
+
     /// What waits for this side to take it.
     pub(super) fn unsent(&self, to: Side) -> &[u8] {
         self.ways[to.other().index()].rest.unsent()

@@ -93,6 +93,7 @@ impl Session {
     }
 
     /// Bytes have come from a side.
+    #[inline]
     pub(super) fn arrived(&mut self, from: Side, bytes: &[u8]) {
         self.flows[from.index()].took(bytes.len());
         self.flows[from.other().index()].answered();

@@ -94,6 +94,8 @@ pub(super) struct Shard<E: Engine> {
     walk: Option<Key>,
     giving: Option<Giving>,
     lobby: Option<Lobby>,
+    /// Whether the lobby has something to do when nothing stirs.
+    lobby_waits: bool,
     /// When sides in bulk are looked at again.
     next_tick: Instant,
     /// Turns since the processor time was told.
@@ -111,6 +113,7 @@ impl<E: Engine> Shard<E> {
             walk: None,
             giving: None,
             lobby: None,
+            lobby_waits: false,
             next_tick: Instant::now(),
             turns: 0,
             stopped: false,
@@ -128,8 +131,10 @@ impl<E: Engine> Shard<E> {
         while !self.stopped {
             let patience = self.patience();
             let bell = self.engine.turn(&mut self.sessions, patience)?;
-            self.let_go();
-            if !self.sessions.stirred.is_empty() || self.lobby.as_ref().is_some_and(Lobby::waits) {
+            if !self.sessions.done.is_empty() {
+                self.let_go();
+            }
+            if self.lobby_waits || !self.sessions.stirred.is_empty() {
                 self.let_in();
             }
             if !self.sessions.bulk.is_empty() {
@@ -161,7 +166,7 @@ impl<E: Engine> Shard<E> {
         if !self.sessions.bulk.is_empty() {
             return Some(TICK);
         }
-        self.lobby.as_ref().filter(|lobby| lobby.waits()).map(Lobby::patience)
+        self.lobby.as_ref().filter(|_| self.lobby_waits).map(Lobby::patience)
     }
 
     /// Opens its lobby, or closes it.
@@ -172,19 +177,21 @@ impl<E: Engine> Shard<E> {
             (None, Some(lobby)) => lobby.close(&mut self.engine),
             (_, lobby) => self.lobby = lobby,
         }
+        self.lobby_waits = self.lobby.as_ref().is_some_and(Lobby::waits);
     }
 
     /// Has the lobby go on, and takes those whom it lets in.
     fn let_in(&mut self) {
         let Some(lobby) = &mut self.lobby else { return self.sessions.stirred.clear() };
         lobby.turn(&mut self.sessions.stirred, &mut self.engine);
+        self.lobby_waits = lobby.waits();
         while let Some(session) = self.lobby.as_mut().and_then(Lobby::take_admitted) {
             let newcomers = self.around.newcomers.load(Relaxed);
             if newcomers == self.around.index {
                 self.around.own().came();
-                self.adopt(session);
+                self.adopt(Box::new(session));
             } else {
-                self.around.posts[newcomers].adopt(session);
+                self.around.posts[newcomers].adopt(Box::new(session));
             }
         }
     }
@@ -225,7 +232,12 @@ impl<E: Engine> Shard<E> {
         for letter in self.around.own().mailbox.take() {
             match letter {
                 Letter::Adopt(session) => self.adopt(session),
-                Letter::Look => self.walk = Some(0),
+                Letter::Look => {
+                    self.walk = Some(0);
+                    if let Some(lobby) = &mut self.lobby {
+                        lobby.hurry();
+                    }
+                }
                 Letter::Door => self.look_at_door(),
                 Letter::Give(what) => {
                     self.giving = Some(Giving { next: 0, due: 0, all: 0, what });

@@ -23,6 +23,7 @@ mod handover;
 mod handshake;
 mod hold;
 mod https;
+mod lobby;
 mod names;
 mod process;
 mod server_tls;

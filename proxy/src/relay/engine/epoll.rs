@@ -6,7 +6,7 @@
 //! **Invariant:** a socket is registered for exactly what its session waits for; one that waits for
 //! nothing is not registered at all, because its end would be told of over and over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::relay::Ended;
+use crate::relay::engine::endings::Endings;
 use crate::relay::engine::{
     Bell, Engine, Entry, Key, READ_BYTES, Readiness, Sessions, Token, Watch,
 };
@@ -41,6 +42,9 @@ pub(in crate::relay) struct Epoll {
     events: Vec<Event>,
     buffer: Box<[u8]>,
     watched: HashMap<Token, Readiness>,
+    /// Sessions that are given up, and still to be parted with.
+    ending: VecDeque<Key>,
+    endings: Endings,
 }
 
 /// What each socket of a session is registered for, by [`Side::index`].
@@ -82,8 +86,14 @@ impl Epoll {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, mailbox.bell(), EventData::new_u64(BELL), EventFlags::IN)?;
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        let (events, watched) = (Vec::with_capacity(EVENTS), HashMap::new());
-        Ok(Self { epoll, events, buffer, watched })
+        Ok(Self {
+            epoll,
+            events: Vec::with_capacity(EVENTS),
+            buffer,
+            watched: HashMap::new(),
+            ending: VecDeque::new(),
+            endings: Endings::default(),
+        })
     }
 
     /// One read from a side, and one write of it to the other.
@@ -103,7 +113,10 @@ impl Epoll {
         };
         session.arrived(side, bytes);
         let to = side.other();
-        match send(session.socket(to), bytes, SendFlags::NOSIGNAL) {
+        let mut flags = SendFlags::NOSIGNAL;
+        // What is said last leaves in one packet with the end.
+        flags.set(SendFlags::MORE, session.pair.leaves());
+        match send(session.socket(to), bytes, flags) {
             Ok(sent) => {
                 tally.add(session.listener, to, sent);
                 if sent < bytes.len() {
@@ -136,7 +149,7 @@ impl Epoll {
     }
 
     /// Does what follows from a change, and registers the sockets for what the session waits for.
-    fn go_on(&self, key: Key, mut next: Next, sessions: &mut Sessions<Registered>) {
+    fn go_on(&mut self, key: Key, mut next: Next, sessions: &mut Sessions<Registered>) {
         let Some(entry) = sessions.all.get_mut(key) else { return };
         let ended = loop {
             match next {
@@ -159,8 +172,7 @@ impl Epoll {
     fn register(&self, key: Key, entry: &mut Entry<Registered>) -> io::Result<()> {
         for side in Side::ALL {
             let pair = &entry.session.pair;
-            let wanted =
-                Interest { reading: pair.reads(side), writing: !pair.unsent(side).is_empty() };
+            let wanted = Interest { reading: pair.reads(side), writing: pair.waits(side) };
             let current = &mut entry.state.0[side.index()];
             if *current == wanted {
                 continue;
@@ -177,7 +189,7 @@ impl Epoll {
         Ok(())
     }
 
-    fn give_up(&self, key: Key, fate: Fate, sessions: &mut Sessions<Registered>) {
+    fn give_up(&mut self, key: Key, fate: Fate, sessions: &mut Sessions<Registered>) {
         let Some(entry) = sessions.all.get_mut(key) else { return };
         if entry.session.fate.is_some() {
             return;
@@ -188,8 +200,12 @@ impl Epoll {
                 let _ = epoll::delete(&self.epoll, entry.session.socket(side));
             }
         }
+        match fate {
+            // It goes on elsewhere, at once.
+            Fate::Moved(_) => sessions.done.push(key),
+            Fate::Ended(_) | Fate::Dismissed(_) => self.ending.push_back(key),
+        }
         entry.session.fate = Some(Box::new(fate));
-        sessions.done.push(key);
     }
 
     /// What the system told of one socket.
@@ -260,7 +276,7 @@ impl Engine for Epoll {
         let Some(entry) = all.get_mut(key) else { return };
         let mut next = Next::Continue;
         for side in Side::ALL {
-            if !entry.session.pair.unsent(side).is_empty() && next.goes_on() {
+            if entry.session.pair.waits(side) && next.goes_on() {
                 next = Self::flush(side, entry, tally);
             }
         }
@@ -272,6 +288,13 @@ impl Engine for Epoll {
         sessions: &mut Sessions<Registered>,
         wait: Option<Duration>,
     ) -> io::Result<Bell> {
+        let wait = if self.ending.is_empty() {
+            wait
+        } else {
+            let due = self.endings.due(self.ending.len(), self.events.len());
+            sessions.done.extend(self.ending.drain(..due.min(self.ending.len())));
+            Some(Duration::ZERO)
+        };
         let timeout = wait.map(|wait| Timespec::try_from(wait).unwrap_or_default());
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {

@@ -11,8 +11,8 @@
 //! **Invariant:** no buffer of the ring is held over more than the next enter, so that a side that
 //! takes nothing costs nobody else a buffer.
 //!
-//! **Invariant:** of the sessions that end, which may be thousands at the same moment, [`ENDINGS`] a
-//! turn are settled: the others do not wait for them.
+//! **Invariant:** of the sessions that end, which may be thousands at the same moment, some are settled
+//! in a turn, and those who go on wait for no more ([`Endings`]).
 
 mod ring;
 
@@ -27,6 +27,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
+use crate::relay::engine::endings::Endings;
 use crate::relay::engine::io_uring::ring::{Chain, Event, Group, Held, Load, PIECES, Ring};
 use crate::relay::engine::{Bell, Engine, Entry, Key, Readiness, Sessions, Token, Watch};
 use crate::relay::mailbox::Mailbox;
@@ -35,9 +36,6 @@ use crate::relay::session::{Fate, Session};
 
 /// Buffers in a row that come full, or that bulk comes in too thinly, before others are chosen.
 const MISFITS: u8 = 4;
-
-/// Sessions that end in one turn.
-const ENDINGS: usize = 32;
 
 /// The longest that a probe's byte may take, and how often it is waited for: signals interrupt.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
@@ -51,6 +49,9 @@ pub(in crate::relay) struct IoUring {
     watched: HashSet<Token>,
     /// Whether something follows from the next enter, whatever is told of it.
     again: bool,
+    endings: Endings,
+    /// How many the last turn has brought.
+    events: usize,
 }
 
 /// Sessions that something happened to.
@@ -78,7 +79,13 @@ impl Unsettled {
             return;
         }
         let holds = state.lanes.iter().any(|lane| !lane.ready.is_empty());
-        if holds || (session.fate.is_none() && !session.pair.is_ending()) {
+        let goes_on = match session.fate.as_deref() {
+            None => !session.pair.is_ending(),
+            // Elsewhere, at once.
+            Some(Fate::Moved(_)) => true,
+            Some(Fate::Ended(_) | Fate::Dismissed(_)) => false,
+        };
+        if holds || goes_on {
             state.queue = Queue::Next;
             self.next.push(key);
         } else {
@@ -187,7 +194,7 @@ pub(in crate::relay) fn probe() -> io::Result<()> {
         while (&far).write(&[0; 4096]).is_ok() {}
         let mut chain = Chain::default();
         ring.append(&mut chain, held);
-        let sending = ring.send_now(0, Side::Server, far.as_fd(), chain);
+        let sending = ring.send_now(0, Side::Server, far.as_fd(), chain, false);
         sending.map_err(|_| io::Error::other("it has no room"))?;
         match first_event(&mut ring)? {
             Some(Event::Sent { result: Err(_), .. }) => Ok(()),
@@ -217,8 +224,15 @@ impl IoUring {
     pub(in crate::relay) fn new(mailbox: &Arc<Mailbox>) -> io::Result<Self> {
         let mut ring = Ring::new()?;
         ring.listen(mailbox.bell().as_fd());
-        let (mailbox, unsettled) = (Arc::clone(mailbox), Unsettled::default());
-        Ok(Self { ring, mailbox, unsettled, watched: HashSet::new(), again: false })
+        Ok(Self {
+            ring,
+            mailbox: Arc::clone(mailbox),
+            unsettled: Unsettled::default(),
+            watched: HashSet::new(),
+            again: false,
+            endings: Endings::default(),
+            events: 0,
+        })
     }
 
     /// Starts what follows from all that happened to a session.
@@ -257,15 +271,15 @@ impl IoUring {
     /// Starts to send what is to be sent, if nothing is being sent already.
     fn send(&mut self, key: Key, to: Side, session: &mut Session, lane: &mut Lane) {
         if lane.send == Send::Idle {
-            let rest_waits = !session.pair.unsent(to).is_empty();
-            if rest_waits {
+            if session.pair.waits(to) {
                 self.keep(to, session, lane);
                 let rest = session.pair.take_rest(to);
                 let flight = self.ring.send_all(key, to, session.socket(to).as_fd(), rest);
                 lane.send = Send::Waiting(flight);
             } else if !lane.ready.is_empty() {
                 let now = self.first_pieces(&mut lane.ready);
-                match self.ring.send_now(key, to, session.socket(to).as_fd(), now) {
+                let socket = session.socket(to).as_fd();
+                match self.ring.send_now(key, to, socket, now, session.pair.leaves()) {
                     Ok(()) => lane.send = Send::Quick,
                     Err(chain) => {
                         // Rare: so many sessions have so much to send that one enter cannot take it.
@@ -357,7 +371,7 @@ impl IoUring {
         session.arrived(from, bytes);
         lane.judge(bytes.len());
         self.ring.append(&mut lane.ready, held);
-        if lane.send.waits() || !session.pair.unsent(to).is_empty() || session.pair.is_over(to) {
+        if lane.send.waits() || session.pair.waits(to) || session.pair.is_over(to) {
             self.keep(to, session, lane);
         }
         if session.fate.is_none() {
@@ -475,7 +489,7 @@ impl Engine for IoUring {
         let Entry { session, .. } = entry;
         for to in Side::ALL {
             // At once, as far as the socket takes it: a completion would cost a turn.
-            if !session.pair.unsent(to).is_empty()
+            if session.pair.waits(to)
                 && let Ok(sent) = send(
                     session.socket(to),
                     session.pair.unsent(to),
@@ -495,9 +509,11 @@ impl Engine for IoUring {
             self.settle(key, sessions);
         }
         self.unsettled.next = settling;
-        for _ in 0..ENDINGS {
-            let Some(key) = self.unsettled.ending.pop_front() else { break };
-            self.settle(key, sessions);
+        if !self.unsettled.ending.is_empty() {
+            for _ in 0..self.endings.due(self.unsettled.ending.len(), self.events) {
+                let Some(key) = self.unsettled.ending.pop_front() else { break };
+                self.settle(key, sessions);
+            }
         }
         let again = std::mem::take(&mut self.again)
             || !sessions.done.is_empty()
@@ -505,7 +521,9 @@ impl Engine for IoUring {
         let wait = if again { Some(Duration::ZERO) } else { wait };
         self.ring.enter(wait)?;
         let mut bell = Bell::Silent;
+        self.events = 0;
         while let Some(event) = self.ring.next() {
+            self.events += 1;
             if self.hear(event, sessions) == Bell::Rang {
                 bell = Bell::Rang;
             }

@@ -251,6 +251,8 @@ impl Ring {
     /// Sends buffers, at most [`PIECES`], as far as the socket takes them at once; over with the next
     /// enter. Gives the chain back where that enter has no room for it.
     ///
+    /// `is_last`: the socket is closed once it has taken them.
+    ///
     /// Where the socket takes all, as it nearly always does, the kernel says nothing: it must not wake
     /// us for that. To take only a part is a failure (`MSG_WAITALL`), and failures are told.
     pub(super) fn send_now(
@@ -259,9 +261,12 @@ impl Ring {
         to: Side,
         socket: BorrowedFd<'_>,
         chain: Chain,
+        is_last: bool,
     ) -> Result<(), Chain> {
         let fd = Fd(socket.as_raw_fd());
         let flags = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        // It leaves in one packet with the end.
+        let flags = if is_last { flags | libc::MSG_MORE } else { flags };
         let Some((first, _)) = chain.ends else { return Ok(()) };
         let entry = if chain.count == 1 {
             let bytes = self.place(first);
