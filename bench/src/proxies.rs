@@ -98,6 +98,10 @@ const FAILOVER: &str = "failover";
 const CALLS_OF: [&str; 2] = ["select-1", "select-32"];
 
 impl Options {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 3 }).max(1)
+    }
+
     /// Whether something beside the rounds is asked for.
     fn counts(&self) -> bool {
         [CALLS, IDLE, FAILOVER].into_iter().any(|name| self.wants(name))
@@ -179,7 +183,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     if options.wants(FAILOVER) {
-        for contender in field.iter().copied().filter(|contender| contender.has_failovers()) {
+        let who = field.iter().copied().filter(|contender| contender.has_failovers());
+        for contender in (0..options.rounds()).flat_map(|_| who.clone()) {
             eprintln!("a failover with a crowd: {contender}");
             let crowd = crowd::measure(contender, &stage).await;
             let crowd = results.or_failure(crowd);
@@ -226,7 +231,7 @@ fn measure_rounds(
     results: &mut Results,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 3 }).max(1);
+    let rounds = options.rounds();
     let seconds = options.seconds.unwrap_or(if options.quick { 1 } else { 2 });
     for round in 0..rounds {
         for workload in workloads {
