@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dugong_topology::units::parse_duration;
-use dugong_topology::{Address, Member};
+use dugong_topology::{Address, InstanceId, Member};
 use serde::{Deserialize, Deserializer};
 
 use crate::relay::crew::EngineChoice;
@@ -24,11 +24,13 @@ mod env;
 mod error;
 mod keys;
 mod name_server;
+mod preference;
 mod tls;
 mod url;
 
 pub use crate::config::error::ConfigError;
 pub use crate::config::name_server::{NameServerAddress, NameServerAddressError};
+pub use crate::config::preference::{Preferences, Weight, WeightError};
 pub use crate::config::tls::{ClientTls, Encryption, ServerMode, ServerRule, ServerTls};
 pub use crate::config::url::{ControllerUrl, ControllerUrlError, Place, Scheme};
 
@@ -63,6 +65,7 @@ pub struct Config {
     pub reads: ReadRules,
     /// Until a standby that came back has its whole share of the reads. Zero: at once.
     pub slow_start: Duration,
+    pub preferences: Preferences,
     pub relay_engine: EngineChoice,
     /// Relay threads at most; none: one a core.
     pub relay_threads: Option<NonZero<u32>>,
@@ -228,6 +231,12 @@ pub struct Settings {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub slow_start: Option<Duration>,
+    /// A standby, by its id, that is tried before all others; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub read_near: Vec<InstanceId>,
+    /// How many clients a standby gets for each of another one's, as in pg-2=3; may be repeated [default: 1]
+    #[arg(long = "read-weight", value_name = "ID=WEIGHT")]
+    pub read_weights: Vec<Weight>,
     /// What the read port does while no standby is fit [default: primary]
     #[arg(long, value_name = "WHAT")]
     pub read_fallback: Option<ReadFallback>,
@@ -326,6 +335,12 @@ impl Settings {
             max_lag: self.max_lag.or(below.max_lag),
             max_lag_time: self.max_lag_time.or(below.max_lag_time),
             slow_start: self.slow_start.or(below.slow_start),
+            read_near: if self.read_near.is_empty() { below.read_near } else { self.read_near },
+            read_weights: if self.read_weights.is_empty() {
+                below.read_weights
+            } else {
+                self.read_weights
+            },
             read_fallback: self.read_fallback.or(below.read_fallback),
             relay_engine: self.relay_engine.or(below.relay_engine),
             relay_threads: self.relay_threads.or(below.relay_threads),
@@ -389,6 +404,7 @@ impl TryFrom<Settings> for Config {
                 fallback: said.read_fallback.unwrap_or_default(),
             },
             slow_start: seconds(said.slow_start, 10),
+            preferences: Preferences { near: said.read_near, weights: said.read_weights },
             relay_engine: said.relay_engine.unwrap_or_default(),
             relay_threads: said.relay_threads,
             log_level: said.log_level,
@@ -440,6 +456,12 @@ impl Config {
             let same = ports[..index].iter().find(|(_, other)| *other == port && port != 0);
             if let Some((first, _)) = same {
                 return Err(ConfigError::SamePort { first, second, port });
+            }
+        }
+        let weights = &self.preferences.weights;
+        for (index, Weight { id, .. }) in weights.iter().enumerate() {
+            if weights[..index].iter().any(|earlier| earlier.id == *id) {
+                return Err(ConfigError::TwoWeights { id: id.clone() });
             }
         }
         match &self.log_level {

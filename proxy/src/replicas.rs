@@ -7,6 +7,7 @@
 //!
 //! - One that refused is left out for a while, longer each time, and never if all others are too.
 //! - One that came back gets its share little by little, while its caches are cold.
+//! - The operator may want some tried before others, or led more clients to ([`Preferences`]).
 //!
 //! **Invariant:** fitness is the topology's to decide (`crate::route`): nobody is tried here who is
 //! not fit, and nobody who is fit is never tried.
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use dugong_topology::InstanceId;
 
+use crate::config::Preferences;
 use crate::metrics;
 use crate::replicas::choice::Candidate;
 use crate::route::{Seat, Target};
@@ -41,6 +43,7 @@ pub struct Replicas {
     known: Mutex<BTreeMap<InstanceId, Known>>,
     /// Until a standby that came back has its whole share. Zero: at once.
     slow_start: Duration,
+    preferences: Preferences,
 }
 
 #[derive(Debug, Default)]
@@ -99,8 +102,8 @@ pub struct Claim {
 
 impl Replicas {
     /// Nobody is known yet.
-    pub fn new(slow_start: Duration) -> Self {
-        Self { known: Mutex::default(), slow_start }
+    pub fn new(slow_start: Duration, preferences: Preferences) -> Self {
+        Self { known: Mutex::default(), slow_start, preferences }
     }
 
     /// Puts the targets that are fit in the order in which to try them.
@@ -114,8 +117,8 @@ impl Replicas {
         note_fitness(&mut known, &fit, now);
         let candidates: Vec<Candidate> = fit
             .iter()
-            .filter_map(|target| known.get(&target.id))
-            .map(|known| known.as_candidate(self.slow_start, now))
+            .filter_map(|target| known.get(&target.id).map(|known| (&target.id, known)))
+            .map(|(id, known)| self.candidate(id, known, now))
             .collect();
         drop(known);
         let order = choice::order(&candidates, |count| fastrand::usize(..count));
@@ -152,6 +155,23 @@ impl Replicas {
         tracing::info!("{id} refused a client of the read port: left out for {doubled:?}");
     }
 
+    fn candidate(&self, id: &InstanceId, known: &Known, now: Instant) -> Candidate {
+        let share = match known.back_since {
+            Some(since) if !self.slow_start.is_zero() => {
+                let back_for = now.saturating_duration_since(since);
+                (back_for.as_secs_f64() / self.slow_start.as_secs_f64()).clamp(FIRST_SHARE, 1.0)
+            }
+            Some(_) | None => 1.0,
+        };
+        Candidate {
+            busy: known.work.busy(),
+            sessions: known.work.sessions.load(Relaxed),
+            share: share * f64::from(self.preferences.weight(id)),
+            is_left_out: known.left_out_until.is_some_and(|until| now < until),
+            is_near: self.preferences.is_near(id),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Known>> {
         // What is known is whole after each change, whatever panicked around it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,24 +190,6 @@ fn note_fitness(known: &mut BTreeMap<InstanceId, Known>, fit: &[Target], now: In
         let known = known.entry(target.id.clone()).or_default();
         if !std::mem::replace(&mut known.is_fit, true) && !is_first_look {
             known.back_since = Some(now);
-        }
-    }
-}
-
-impl Known {
-    fn as_candidate(&self, slow_start: Duration, now: Instant) -> Candidate {
-        let share = match self.back_since {
-            Some(since) if !slow_start.is_zero() => {
-                let back_for = now.saturating_duration_since(since);
-                (back_for.as_secs_f64() / slow_start.as_secs_f64()).clamp(FIRST_SHARE, 1.0)
-            }
-            Some(_) | None => 1.0,
-        };
-        Candidate {
-            busy: self.work.busy(),
-            sessions: self.work.sessions.load(Relaxed),
-            share,
-            is_left_out: self.left_out_until.is_some_and(|until| now < until),
         }
     }
 }

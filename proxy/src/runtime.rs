@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use dugong_topology::Phase;
 use hickory_resolver::net::NetError;
 use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -150,7 +151,7 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
     let gauges = Arc::<Gauges>::default();
     let (crew, partings) =
         start_crew(&config, &topologies, &shutdown).map_err(RunError::Threads)?;
-    let replicas = Replicas::new(config.slow_start);
+    let replicas = Replicas::new(config.slow_start, config.preferences.clone());
     let shared = Arc::new(Shared {
         gate: Gate::new(config.max_held, Arc::clone(&gauges)),
         config,
@@ -177,6 +178,7 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
     duties.spawn(farewell::run(partings));
     duties.spawn(herald(Arc::clone(&shared)));
     duties.spawn(balance(Arc::clone(&shared)));
+    duties.spawn(question_preferences(Arc::clone(&shared)));
     let ports = [(Listener::Write, sockets.write), (Listener::Read, sockets.read)];
     let mut accepting = accept(ports, &shared).map_err(RunError::Threads)?;
     duties.spawn(service::watchdog());
@@ -319,6 +321,29 @@ async fn herald(shared: Arc<Shared>) {
 /// Keeps the relay threads as few as carry the load.
 async fn balance(shared: Arc<Shared>) {
     shared.crew.balance().await;
+}
+
+/// Tells of preferences that mean no instance: a misspelt one is none at all.
+async fn question_preferences(shared: Arc<Shared>) {
+    let preferences = &shared.config.preferences;
+    let mut seats = shared.topologies.seats.clone();
+    let mut told = None;
+    loop {
+        let topology = seats.borrow_and_update().clone();
+        let formed = topology.filter(|topology| topology.phase != Phase::Unformed);
+        let unknown = formed.and_then(|topology| preferences.unknown(&topology).cloned());
+        if let Some(id) = unknown.filter(|id| told.as_ref() != Some(id)) {
+            tracing::warn!(
+                "read_near or read_weights names {id}, which is no instance of this cluster: it \
+                 changes nothing"
+            );
+            told = Some(id);
+        }
+        if seats.changed().await.is_err() {
+            // Nobody publishes any more.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Without it, histograms would grow until the next scrape.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use dugong_topology::InstanceId;
+
 use crate::config::ControllerUrl;
 use crate::config::env::variable;
 use crate::config::keys::KEYS;
@@ -26,6 +28,8 @@ pub enum ConfigError {
     NoSource,
     #[error("controllers and a fixed primary exclude each other: name one or the other")]
     TwoSources,
+    #[error("read_weights names {id} twice: give it one weight")]
+    TwoWeights { id: InstanceId },
     #[error("{url}: controller_ca must name the certificates that it is verified by")]
     NoCa { url: ControllerUrl },
     #[error("{cert} and {key} belong together")]

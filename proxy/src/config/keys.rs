@@ -3,7 +3,7 @@
 //! What each is for, with its default, unit and range, is said in one place: `proxy.toml.example`.
 
 /// Every key, in the order of the example.
-pub(super) const KEYS: [&str; 34] = [
+pub(super) const KEYS: [&str; 36] = [
     "controllers",
     "controller_ca",
     "controller_cert",
@@ -34,6 +34,8 @@ pub(super) const KEYS: [&str; 34] = [
     "max_lag",
     "max_lag_time",
     "slow_start",
+    "read_near",
+    "read_weights",
     "read_fallback",
     "relay_engine",
     "relay_threads",
@@ -41,7 +43,8 @@ pub(super) const KEYS: [&str; 34] = [
 ];
 
 /// Whose values are lists.
-pub(super) const LISTS: [&str; 3] = ["controllers", "replicas", "resolvers"];
+pub(super) const LISTS: [&str; 5] =
+    ["controllers", "replicas", "resolvers", "read_near", "read_weights"];
 
 /// Whose values are numbers.
 pub(super) const NUMBERS: [&str; 6] =

@@ -31,6 +31,8 @@ fn a_file_says_everything_that_flags_can() {
         max_lag = 1024
         max_lag_time = "3s"
         slow_start = "4s"
+        read_near = ["pg-2", "pg-4"]
+        read_weights = ["pg-3=2"]
         read_fallback = "refuse"
         relay_engine = "io_uring"
         relay_threads = 3
@@ -68,6 +70,10 @@ fn a_file_says_everything_that_flags_can() {
             fallback: ReadFallback::Refuse,
         },
         slow_start: Duration::from_secs(4),
+        preferences: Preferences {
+            near: ["pg-2", "pg-4"].map(|id| id.parse().unwrap()).to_vec(),
+            weights: vec!["pg-3=2".parse().unwrap()],
+        },
         relay_threads: NonZero::new(3),
         relay_engine: EngineChoice::IoUring,
         log_level: Some("debug".to_owned()),
@@ -108,6 +114,8 @@ fn what_is_wrong_is_said_in_one_sentence() {
         ("primary = \"a:1\"\nconnect_timeout = \"0s\"", "connect_timeout must be longer"),
         ("primary = \"a:1\"\nread_port = 6432",     "write_port and read_port are both 6432"),
         ("primary = \"a:1\"\nwrite_port = 65536",   "line 2: "),
+        ("primary = \"a:1\"\nread_weights = [\"pg-2\"]", "line 2: \"pg-2\" is no weight: write ID=WEIGHT"),
+        ("primary = \"a:1\"\nread_weights = [\"pg-2=2\", \"pg-2=3\"]", "read_weights names pg-2 twice"),
         ("primary = \"a:1\"\nmax_held = -1",        "line 2: "),
         ("primary = \"a:1\"\nread_fallback = \"x\"", "line 2: unknown variant"),
         ("primary = \"a:1\"\nmode = \"x\"",     "line 2: unknown variant"),
@@ -180,6 +188,7 @@ fn the_example_names_every_key_with_its_default() {
             && !key.starts_with("server")
             && !["primary", "replicas", "resolvers", "max_lag_time", "relay_threads", "log_level"]
                 .contains(&key)
+            && !["read_near", "read_weights"].contains(&key)
     };
     let mut named = Vec::new();
     let mut defaults = String::from("controllers = [\"http://127.0.0.1:8001\"]\n");

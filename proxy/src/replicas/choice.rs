@@ -13,6 +13,15 @@ pub(super) struct Candidate {
     pub(super) share: f64,
     /// It refused a client just now.
     pub(super) is_left_out: bool,
+    /// The operator wants it tried before those that are not.
+    pub(super) is_near: bool,
+}
+
+impl Candidate {
+    /// Among whom it is chosen: the least first.
+    fn rank(&self) -> (bool, bool) {
+        (self.is_left_out, !self.is_near)
+    }
 }
 
 /// The candidates, by index, in the order in which to try them.
@@ -24,15 +33,13 @@ pub(super) fn order(candidates: &[Candidate], mut draw: impl FnMut(usize) -> usi
     for last in (1..order.len()).rev() {
         order.swap(last, draw(last + 1));
     }
-    order.sort_by_key(|index| candidates[*index].is_left_out);
-    let chosen_from = order.iter().filter(|index| !candidates[**index].is_left_out).count();
-    // All are left out: then the refusals say nothing.
-    let chosen_from = if chosen_from == 0 { order.len() } else { chosen_from };
+    let rank = |index: &usize| candidates[*index].rank();
     let by_cost = |a: &usize, b: &usize| cost(&candidates[*a]).order(cost(&candidates[*b]));
-    if chosen_from >= 2 {
+    order.sort_by_key(rank);
+    for equals in order.chunk_by_mut(|a, b| rank(a) == rank(b)).filter(|equals| equals.len() > 1) {
         // In any order, so the first two are two draws.
-        order[..2].sort_by(by_cost);
-        order[1..chosen_from].sort_by(by_cost);
+        equals[..2].sort_by(by_cost);
+        equals[1..].sort_by(by_cost);
     }
     order
 }
@@ -59,7 +66,8 @@ impl Cost {
 mod tests {
     use super::*;
 
-    const IDLE: Candidate = Candidate { busy: 0, sessions: 0, share: 1.0, is_left_out: false };
+    const IDLE: Candidate =
+        Candidate { busy: 0, sessions: 0, share: 1.0, is_left_out: false, is_near: false };
 
     fn busy(busy: u64) -> Candidate {
         Candidate { busy, ..IDLE }
@@ -80,6 +88,8 @@ mod tests {
         let sessions = |sessions| Candidate { sessions, ..IDLE };
         let slow = Candidate { share: 0.1, ..IDLE };
         let out = Candidate { is_left_out: true, ..IDLE };
+        let near = Candidate { is_near: true, ..IDLE };
+        let strong = Candidate { share: 3.0, ..IDLE };
         #[rustfmt::skip]
         let cases = [
             ("the less busy one",           vec![busy(3), busy(2)],             1),
@@ -90,6 +100,11 @@ mod tests {
             ("not the one that refused",    vec![busy(99), out],                0),
             ("the less busy one of those",  vec![Candidate { busy: 2, ..out }, out], 1),
             ("the only one",                vec![out],                          0),
+            ("one that is near",            vec![busy(0), Candidate { busy: 99, ..near }], 1),
+            ("the less busy one of those",  vec![Candidate { busy: 1, ..near }, IDLE, near], 2),
+            ("but not one that refused",    vec![busy(9), Candidate { is_left_out: true, ..near }], 0),
+            ("the one that can do more",    vec![busy(1), Candidate { busy: 4, ..strong }], 1),
+            ("until it has as much to do",  vec![busy(1), Candidate { busy: 6, ..strong }], 0),
         ];
         for (what, candidates, expected) in cases {
             assert_eq!(firsts(&candidates)[expected], 3_000, "{what}");

@@ -20,7 +20,7 @@ fn always_first(replicas: &Replicas, fit: &[Target], now: Instant, wanted: &str)
 
 #[test]
 fn a_client_counts_until_it_has_left() {
-    let replicas = Replicas::new(Duration::ZERO);
+    let replicas = Replicas::new(Duration::ZERO, Preferences::default());
     let (fit, now) = ([standby(2), standby(3)], Instant::now());
     let mut claim = replicas.claim(&fit[0].id);
     assert!(always_first(&replicas, &fit, now, "pg-3"), "one more is being led there");
@@ -38,7 +38,7 @@ fn a_client_counts_until_it_has_left() {
 
 #[test]
 fn who_refuses_is_left_out_for_longer_each_time() {
-    let replicas = Replicas::new(Duration::ZERO);
+    let replicas = Replicas::new(Duration::ZERO, Preferences::default());
     let fit = [standby(2), standby(3)];
     let begun = Instant::now();
     let _busy = replicas.claim(&fit[1].id);
@@ -63,7 +63,7 @@ fn who_refuses_is_left_out_for_longer_each_time() {
 
 #[test]
 fn who_comes_back_gets_its_share_little_by_little() {
-    let replicas = Replicas::new(Duration::from_secs(10));
+    let replicas = Replicas::new(Duration::from_secs(10), Preferences::default());
     let fit = [standby(2), standby(3)];
     let begun = Instant::now();
     let at = |seconds| begun + Duration::from_secs(seconds);
@@ -77,8 +77,29 @@ fn who_comes_back_gets_its_share_little_by_little() {
 }
 
 #[test]
+fn the_operator_may_prefer_some() {
+    let near = vec!["pg-3".parse().unwrap()];
+    let weights = vec!["pg-2=2".parse().unwrap()];
+    let now = Instant::now();
+    let fit = [standby(2), standby(3)];
+    let weighing = Replicas::new(Duration::ZERO, Preferences { weights, ..Default::default() });
+    let mut claims = Vec::new();
+    for _ in 0..30 {
+        claims.push(weighing.claim(&weighing.arrange(fit.to_vec(), now)[0].id));
+    }
+    let sessions = |id: &InstanceId| weighing.known()[id].work.sessions.load(Relaxed);
+    assert_eq!([sessions(&fit[0].id), sessions(&fit[1].id)], [20, 10]);
+
+    let choosing = Replicas::new(Duration::ZERO, Preferences { near, ..Default::default() });
+    let _busy = choosing.claim(&fit[1].id);
+    assert!(always_first(&choosing, &fit, now, "pg-3"), "however busy it is");
+    choosing.refused(&fit[1].id, now);
+    assert!(always_first(&choosing, &fit, now, "pg-2"), "while it refuses");
+}
+
+#[test]
 fn the_primary_is_not_arranged() {
-    let replicas = Replicas::new(Duration::ZERO);
+    let replicas = Replicas::new(Duration::ZERO, Preferences::default());
     let primary = Target { seat: Seat::Primary, ..standby(1) };
     assert_eq!(replicas.arrange(vec![primary.clone()], Instant::now()), [primary]);
     assert!(replicas.known().is_empty());

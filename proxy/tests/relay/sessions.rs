@@ -137,6 +137,31 @@ async fn reads_go_to_standbys_that_are_fit() {
 }
 
 #[tokio::test]
+async fn readers_go_to_a_near_standby_while_it_can_take_them() {
+    let pair = shared_pair();
+    let (one, two) = (pair.first.port, pair.second.port);
+    let controller = Controller::start().await;
+    let url = controller.url();
+    let flags = ["--controller", &url, "--read-near", "pg-2", "--read-weight", "pg-12=3"];
+    let proxy = Proxy::start(&flags);
+    let mut topology = cluster(1, 1, (3, one), &[(1, one), (2, two)]);
+    controller.publish(topology.clone());
+    proxy.believes(1, 1).await;
+    for _ in 0..8 {
+        assert_eq!(server_behind(proxy.read_port).await.unwrap(), "pg-2");
+    }
+
+    let misspelt = "read_near or read_weights names pg-12, which is no instance of this cluster";
+    eventually("it is told", || async { proxy.log().contains(misspelt) }).await;
+
+    topology.asyncs[1].healthy = false;
+    topology.revision.0 = 2;
+    controller.publish(topology);
+    proxy.believes(1, 2).await;
+    assert_eq!(server_behind(proxy.read_port).await.unwrap(), "pg-1");
+}
+
+#[tokio::test]
 async fn without_a_fit_standby_reads_go_to_the_primary_or_are_refused() {
     let pair = shared_pair();
     let controller = Controller::start().await;
