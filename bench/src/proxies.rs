@@ -239,7 +239,7 @@ fn measure_rounds(
             eprint!("{past:>4} s  round {number} of {rounds}  {}", workload.name);
             for running in rotated(running, round, workload) {
                 eprint!(".");
-                let time = Duration::from_secs(seconds);
+                let time = Duration::from_secs(seconds * workload.times());
                 let measured = measure::measure(workload, running, pgbench, time);
                 let Some(measured) = results.or_failure(measured) else { continue };
                 let (workload, contender) = (workload.name, running.contender);

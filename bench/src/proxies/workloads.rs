@@ -72,6 +72,14 @@ impl Work {
     }
 }
 
+/// From so many clients on, a measurement is as many times as long.
+///
+/// A server process that has just begun needs for its first query what hundreds of later ones need. Of
+/// so many processes that is a good part of two seconds; PgBouncer's live on from one measurement to
+/// the next.
+const CROWD: u32 = 100;
+const CROWD_TIMES: u64 = 5;
+
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
@@ -98,6 +106,20 @@ impl Workload {
             | Contender::Dugong { mode: Mode::Session, .. } => true,
         };
         fits && !(self.field == Field::Peers && contender.side() == Some(Side::Floor))
+    }
+
+    /// How many times the usual time one measurement takes.
+    pub(crate) fn times(&self) -> u64 {
+        match self.work {
+            Work::Pgbench(Load { clients: CROWD.., connections: Connections::Kept, .. }) => {
+                CROWD_TIMES
+            }
+            Work::Pgbench(_)
+            | Work::BesideSlowReader(_)
+            | Work::BesideBulk(_)
+            | Work::CopyOut { .. }
+            | Work::CopyIn { .. } => 1,
+        }
     }
 
     fn prepares(&self) -> bool {
