@@ -136,6 +136,10 @@ impl Lobby {
 
     /// Goes on with all that has stirred, and looks now and then at who waits.
     pub fn turn(&mut self, stirred: &mut Vec<Token>, watch: &mut dyn Watch) {
+        // Only while nobody waits: who stirs again and again does not put the next look off.
+        if !self.waits() {
+            self.next_look = Instant::now() + LOOK_INTERVAL;
+        }
         for (port, burst) in (0..).zip(&mut self.bursts) {
             if !stirred.contains(&port) {
                 *burst = 1;
@@ -173,7 +177,6 @@ impl Lobby {
 
     fn pause(&mut self, port: usize, watch: &mut dyn Watch) {
         watch.unwatch(port as Token, self.door.ports[port].1.as_fd());
-        self.await_next_look();
         self.paused.push(port);
     }
 
@@ -212,17 +215,9 @@ impl Lobby {
         self.settle(guest, next, watch);
     }
 
-    /// Begins to look now and then, where nobody had to be looked at.
-    fn await_next_look(&mut self) {
-        if !self.waits() {
-            self.next_look = Instant::now() + LOOK_INTERVAL;
-        }
-    }
-
     fn settle(&mut self, mut guest: Guest, next: Next, watch: &mut dyn Watch) {
         match next {
             Next::Wait => {
-                self.await_next_look();
                 self.guests.insert(guest.token(), guest);
             }
             Next::Gone => guest.unwatch(watch),

@@ -1,7 +1,10 @@
 //! First packets that are none.
 
-use tokio::io::AsyncWriteExt;
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::eventually::soon;
 use crate::fake_server::{TLS_REQUEST, client_that_sends, expect, rest};
 use crate::proxy::Proxy;
 
@@ -49,6 +52,28 @@ async fn silence_is_cut_off_wherever_it_begins() {
         let told = rest(&mut client).await;
         assert!(told.contains("|C08P01|Mno startup packet came within 300ms|"), "{what}: {told}");
     }
+}
+
+#[tokio::test]
+async fn who_says_a_byte_now_and_then_is_cut_off_as_well() {
+    let proxy = proxy();
+    let mut client = client_that_sends(proxy.write_port, b"\0\0\x27\x10\0\x03\0\0").await;
+    let (mut hearing, mut saying) = client.split();
+    let mut told = Vec::new();
+    let dripping = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            // Once it is cut off nobody takes more; what it was told is what counts.
+            let _ = saying.write_all(b"x").await;
+        }
+    };
+    tokio::select! {
+        heard = soon("it is told", hearing.read_to_end(&mut told)) => drop(heard),
+        () = dripping => unreachable!("it drips for ever"),
+    }
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("no startup packet came within 300ms"), "{told}");
 }
 
 #[tokio::test]
