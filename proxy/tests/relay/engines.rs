@@ -10,7 +10,7 @@ use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect
 use crate::postgres::{client, server_behind, shared_pair};
 use crate::proxy::Proxy;
 
-const ENGINES: [&str; 2] = ["epoll", "io_uring"];
+pub(crate) const ENGINES: [&str; 2] = ["epoll", "io_uring"];
 
 #[tokio::test]
 async fn queries_bulk_and_a_failover_go_the_same_way() {

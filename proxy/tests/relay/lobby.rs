@@ -4,13 +4,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 use crate::controller::{Controller, cluster};
+use crate::engines::ENGINES;
 use crate::eventually::{eventually, soon};
 use crate::fake_server::{
     FakeServer, STARTUP, TLS_REQUEST, WELCOME, client_that_sends, expect, rest,
 };
 use crate::proxy::Proxy;
-
-const ENGINES: [&str; 2] = ["epoll", "io_uring"];
 
 /// Query, and what ends its answer.
 const QUERY: &[u8] = b"Q\0\0\0\x06x\0";
