@@ -21,12 +21,9 @@ use crate::relay::engine::Readiness;
 use crate::replicas::Claim;
 use crate::route::{self, Options, Seat, Target};
 use crate::runtime::Shared;
-use crate::session::dial::DialError;
+use crate::session::dial::{DialError, READ_BYTES};
 use crate::socket;
 use crate::wire::message::{FirstAnswer, first_answer};
-
-/// What is read at most in one piece.
-const READ_BYTES: usize = 2 * 1024;
 
 pub(super) struct Call {
     pub(super) server: OwnedFd,
@@ -84,8 +81,7 @@ impl Call {
                 _turn: turn,
             }),
             Err(error) => {
-                let error = DialError::Connect(ConnectError::Refused(error.into()));
-                admission::note_failure(&target, &error, listener, shared);
+                admission::note_failure(&target, &refused(error), listener, shared);
                 Err(packet)
             }
         }

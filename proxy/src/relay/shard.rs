@@ -94,7 +94,8 @@ pub(super) struct Shard<E: Engine> {
     walk: Option<Key>,
     giving: Option<Giving>,
     lobby: Option<Lobby>,
-    /// Whether the lobby has something to do when nothing stirs.
+    /// Whether the lobby has something to do when nothing stirs: remembered, since it is asked for twice
+    /// a turn.
     lobby_waits: bool,
     /// When sides in bulk are looked at again.
     next_tick: Instant,

@@ -20,8 +20,8 @@ use crate::tls::servers::NoTls;
 use crate::wire::message::{FIRST_ANSWER_BYTES_MAX, FirstAnswer, first_answer};
 use crate::wire::sasl::{self, Offer};
 
-/// What is read at most in one piece.
-const READ_BYTES: usize = 2 * 1024;
+/// What is read at most in one piece of a server's first words.
+pub const READ_BYTES: usize = 2 * 1024;
 
 /// A server that answers this client.
 pub struct Server {

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::controller::{Controller, cluster};
 use crate::eventually::soon;
-use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect, fatal, rest};
+use crate::fake_server::{FakeServer, expect, fatal, rest};
 use crate::postgres::{client, server_behind, shared_pair};
 use crate::proxy::Proxy;
 
@@ -58,10 +58,7 @@ async fn a_last_word_is_said_between_two_messages_or_not_at_all() {
             ("after a goodbye",         &goodbye,                           None),
         ];
         for (what, said, expected) in cases {
-            let mut client = client_that_sends(proxy.write_port, STARTUP).await;
-            let (mut served, _) = server.accept().await;
-            served.write_all(WELCOME).await.unwrap();
-            expect(&mut client, WELCOME).await;
+            let (mut client, mut served) = server.welcome(proxy.write_port).await;
             served.write_all(said).await.unwrap();
             expect(&mut client, said).await;
             drop(served);

@@ -7,7 +7,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::controller::{Controller, cluster};
 use crate::eventually::{eventually, soon};
-use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect, fatal, rest};
+use crate::fake_server::{FakeServer, expect, fatal, rest};
 use crate::postgres::{client, server_behind, shared_pair};
 use crate::proxy::Proxy;
 
@@ -139,10 +139,7 @@ async fn a_read_session_stays_through_illness_and_leaves_a_new_primary() {
 async fn session() -> (Proxy, tokio::net::TcpStream, tokio::net::TcpStream) {
     let server = FakeServer::start().await;
     let proxy = Proxy::start(&["--primary", &format!("127.0.0.1:{}", server.port)]);
-    let mut client = client_that_sends(proxy.write_port, STARTUP).await;
-    let (mut served, _) = server.accept().await;
-    served.write_all(WELCOME).await.unwrap();
-    expect(&mut client, WELCOME).await;
+    let (client, served) = server.welcome(proxy.write_port).await;
     (proxy, client, served)
 }
 

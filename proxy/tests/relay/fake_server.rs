@@ -38,6 +38,15 @@ impl FakeServer {
         };
         soon("a connection to the server", accepting).await
     }
+
+    /// A client of a proxy's port, led here and welcomed: its end, and the server's.
+    pub(crate) async fn welcome(&self, port: u16) -> (TcpStream, TcpStream) {
+        let mut client = client_that_sends(port, STARTUP).await;
+        let (mut served, _) = self.accept().await;
+        served.write_all(WELCOME).await.unwrap();
+        expect(&mut client, WELCOME).await;
+        (client, served)
+    }
 }
 
 /// A raw client that has sent `bytes`.

@@ -63,10 +63,7 @@ async fn who_leaves_before_the_servers_first_word_takes_the_servers_connection_a
 async fn who_says_farewell_is_parted_with_at_once_and_its_server_is_told() {
     for engine in ENGINES {
         let (server, proxy) = server_and_proxy(engine).await;
-        let mut client = client_that_sends(proxy.write_port, STARTUP).await;
-        let (mut served, _) = server.accept().await;
-        served.write_all(WELCOME).await.unwrap();
-        expect(&mut client, WELCOME).await;
+        let (mut client, mut served) = server.welcome(proxy.write_port).await;
         client.write_all(TERMINATE).await.unwrap();
         // Neither side has closed: the proxy does.
         assert_eq!(rest(&mut served).await.as_bytes(), b"X|||\x04", "{engine}");
@@ -79,10 +76,7 @@ async fn who_says_farewell_is_parted_with_at_once_and_its_server_is_told() {
 async fn a_farewell_behind_a_question_waits_for_the_answer() {
     for engine in ENGINES {
         let (server, proxy) = server_and_proxy(engine).await;
-        let mut client = client_that_sends(proxy.write_port, STARTUP).await;
-        let (mut served, _) = server.accept().await;
-        served.write_all(WELCOME).await.unwrap();
-        expect(&mut client, WELCOME).await;
+        let (mut client, mut served) = server.welcome(proxy.write_port).await;
         client.write_all(&[QUERY, TERMINATE].concat()).await.unwrap();
         expect(&mut served, &[QUERY, TERMINATE].concat()).await;
         served.write_all(READY).await.unwrap();

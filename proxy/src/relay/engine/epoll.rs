@@ -250,13 +250,15 @@ impl Watch for Epoll {
             Readiness::Readable => EventFlags::IN,
             Readiness::Writable => EventFlags::OUT,
         };
-        match self.watched.insert(token, awaited) {
+        match self.watched.get(&token) {
             None => epoll::add(&self.epoll, socket, data, flags)?,
-            Some(before) if before != awaited => {
+            Some(before) if *before != awaited => {
                 epoll::modify(&self.epoll, socket, data, flags)?;
             }
-            Some(_) => (),
+            Some(_) => return Ok(()),
         }
+        // Only what the system has taken is taken out again.
+        self.watched.insert(token, awaited);
         Ok(())
     }
 
