@@ -17,6 +17,8 @@ mod report;
 mod switchover;
 mod watchers;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,8 +54,18 @@ enum Bench {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    match Options::parse().bench {
+async fn main() -> ExitCode {
+    match run(Options::parse().bench).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dugong-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(bench: Bench) -> anyhow::Result<()> {
+    match bench {
         Bench::Failover(options) => unless_ended(failover::run(&options)).await,
         Bench::Switchover(options) => unless_ended(switchover::run(&options)).await,
         Bench::Proxies(options) => proxies::run(&options).await,

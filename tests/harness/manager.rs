@@ -1,5 +1,6 @@
 //! A service manager, as far as a service speaks to it: the socket of `sd_notify(3)`.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,8 +41,12 @@ impl ServiceManager {
         self.socket.set_read_timeout(Some(LIMIT)).expect("the limit is not zero");
         while begun.elapsed() < LIMIT {
             let mut bytes = [0; 256];
-            let read = self.socket.recv(&mut bytes);
-            let read = read.unwrap_or_else(|error| panic!("{state} was not said: {error}"));
+            let read = match self.socket.recv(&mut bytes) {
+                Ok(read) => read,
+                // Some process of the test has ended.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("{state} was not said: {error}"),
+            };
             let said = String::from_utf8_lossy(&bytes[..read]).trim().to_owned();
             if said == state {
                 return before;

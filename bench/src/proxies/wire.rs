@@ -135,12 +135,19 @@ impl Client {
     fn read(&mut self) -> io::Result<()> {
         self.buffer.copy_within(self.from..self.to, 0);
         (self.from, self.to) = (0, self.to - self.from);
-        let length = self.socket.read(&mut self.buffer[self.to..])?;
-        if length == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
+        loop {
+            match self.socket.read(&mut self.buffer[self.to..]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(length) => {
+                    self.to += length;
+                    return Ok(());
+                }
+                // A read that has a time limit is broken off by any signal (signal(7)), and by a ring of
+                // io_uring that is being taken down.
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(error) => return Err(error),
+            }
         }
-        self.to += length;
-        Ok(())
     }
 }
 
@@ -167,5 +174,46 @@ pub(crate) fn until_it_answers(
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says what it has to say one byte a read, each after an interruption.
+    struct Stutter {
+        words: &'static [u8],
+        interrupts: bool,
+    }
+
+    impl Read for Stutter {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.interrupts = !self.interrupts;
+            if self.interrupts {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            let length = self.words.len().min(1);
+            self.words.read(&mut buffer[..length])
+        }
+    }
+
+    impl Write for Stutter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_interruption_is_no_error() {
+        let words = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+        let mut client =
+            Client::log_in(Box::new(Stutter { words, interrupts: false })).expect("it is let in");
+        let left = client.query("select 1").expect_err("nothing more is said");
+        assert_eq!(left.kind(), ErrorKind::UnexpectedEof);
     }
 }

@@ -85,25 +85,12 @@ impl Link {
         let found = (|| {
             stream.set_read_timeout(Some(KNOWN_PATIENCE))?;
             let mut lines = Lines::default();
-            let (postmaster, note) = loop {
-                match lines.next().map_err(io::Error::other)? {
-                    Some(News::Running { postmaster, note: Some(note) }) => {
-                        break (postmaster, note);
-                    }
-                    Some(news) => return Err(io::Error::other(news.to_string())),
-                    None => (),
-                }
-                let mut buffer = [0; 4096];
-                match stream.read(&mut buffer)? {
-                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    count => lines.push(&buffer[..count]),
-                }
-            };
+            let (postmaster, note) = hear_out(&mut stream, &mut lines)?;
             let warden = socket_peercred(&stream)?.pid;
             let link = Self::over(Grip::new(stream, warden)?, lines);
             Ok(Found { link, postmaster, note })
         })();
-        found.map_err(|error| tracing::warn!(%error, "a warden does not greet")).ok()
+        found.map_err(|error: io::Error| tracing::warn!(%error, "a warden does not greet")).ok()
     }
 
     fn over(grip: Grip, mut lines: Lines) -> Self {
@@ -216,6 +203,25 @@ impl Drop for Grip {
     }
 }
 
+/// What a warden that runs already says of its server, and the note that was left with it.
+fn hear_out(stream: &mut impl Read, lines: &mut Lines) -> io::Result<(Pid, String)> {
+    loop {
+        match lines.next().map_err(io::Error::other)? {
+            Some(News::Running { postmaster, note: Some(note) }) => return Ok((postmaster, note)),
+            Some(news) => return Err(io::Error::other(news.to_string())),
+            None => (),
+        }
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => lines.push(&buffer[..count]),
+            // A read that has a time limit is broken off by any signal: signal(7).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The next news; none once the warden is gone.
 async fn next(stream: &UnixStream, lines: &mut Lines) -> io::Result<Option<News>> {
     loop {
@@ -238,4 +244,33 @@ fn tell(stream: &UnixStream, order: &Order) -> io::Result<()> {
     let line = format!("{order}\n");
     let count = send(stream, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     if count == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each read brings the next piece; none: a signal comes in between.
+    struct Pieces<'a>(&'a [Option<&'a str>]);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Some((next, rest)) = self.0.split_first() else { return Ok(0) };
+            self.0 = rest;
+            next.ok_or(io::ErrorKind::Interrupted)?.as_bytes().read(buffer)
+        }
+    }
+
+    #[test]
+    fn a_warden_is_heard_out_through_signals_and_in_pieces() {
+        let postmaster = Pid::from_raw(4711).unwrap();
+        let said = News::Running { postmaster, note: Some("for the next".to_owned()) };
+        let line = format!("{said}\n");
+        let (one, other) = line.split_at(5);
+        let heard = |pieces: &[Option<&str>]| hear_out(&mut Pieces(pieces), &mut Lines::default());
+        let whole = heard(&[None, Some(one), None, None, Some(other)]).unwrap();
+        assert_eq!(whole, (postmaster, "for the next".to_owned()));
+        let half = heard(&[None, Some(one)]).unwrap_err();
+        assert_eq!(half.kind(), io::ErrorKind::UnexpectedEof);
+    }
 }
