@@ -39,13 +39,13 @@ pub enum Opening {
 
 /// What a port does about encryption, and with what.
 #[derive(Clone, Copy, Debug)]
-pub enum Door<'a> {
+pub enum PortTls<'a> {
     /// None is offered.
-    Plain,
+    Off,
     /// As the client wants it.
-    Either(&'a Front),
+    Offered(&'a Front),
     /// It is needed. Not for cancel requests: libpq before 17 sends them without.
-    Encrypted(&'a Front),
+    Required(&'a Front),
 }
 
 /// Until when a client must have said what it wants.
@@ -121,11 +121,11 @@ pub async fn begin(
     mut client: TcpStream,
     said: Beginning,
     since: Instant,
-    door: Door<'_>,
+    tls: PortTls<'_>,
     patience: Patience<'_>,
 ) -> Result<Begun, Refused> {
     let until = since + patience.limit;
-    match patience.bound(until, plain(&mut client, said, door)).await {
+    match patience.bound(until, plain(&mut client, said, tls)).await {
         Ok(Next::Encrypt(hello)) => Ok(Begun::Encrypts(Asked { client, hello, until })),
         Ok(Next::Opened(opening)) => Ok(Begun::InClear(client, opening)),
         Err(error) => Err(Refused { client: Some(Stream::Plain(client)), error }),
@@ -176,9 +176,9 @@ impl Patience<'_> {
 async fn plain(
     client: &mut TcpStream,
     mut said: Beginning,
-    door: Door<'_>,
+    tls: PortTls<'_>,
 ) -> Result<Next, SessionError> {
-    let offered = !matches!(door, Door::Plain);
+    let offered = !matches!(tls, PortTls::Off);
     loop {
         match first(client, &mut said).await? {
             First::Nothing => return Ok(Next::Opened(Opening::Nothing)),
@@ -191,7 +191,7 @@ async fn plain(
         let what = said.read().map_err(SessionError::NoStartup)?;
         let packet = std::mem::take(&mut said.packet);
         let asked = match what {
-            FirstPacket::Startup if matches!(door, Door::Encrypted(_)) => {
+            FirstPacket::Startup if matches!(tls, PortTls::Required(_)) => {
                 return Err(SessionError::TlsRequired);
             }
             FirstPacket::Startup => return Ok(Next::Opened(Opening::Startup(packet))),

@@ -24,7 +24,7 @@ use crate::admin::{self, Admin};
 use crate::cancel::Cancels;
 use crate::config::{Config, Encryption, Source, Trust};
 use crate::gate::Gate;
-use crate::handshake::Door;
+use crate::handshake::PortTls;
 use crate::listener::{self, Listener};
 use crate::lobby;
 use crate::metrics::{self, Gauges};
@@ -68,11 +68,11 @@ pub struct Shared {
 
 impl Shared {
     /// What a port does about encryption.
-    pub fn door(&self, listener: Listener) -> Door<'_> {
+    pub fn port_tls(&self, listener: Listener) -> PortTls<'_> {
         match (&self.front, self.config.encryption(listener)) {
-            (None, _) | (_, Encryption::Disable) => Door::Plain,
-            (Some(front), Encryption::Allow) => Door::Either(front),
-            (Some(front), Encryption::Require) => Door::Encrypted(front),
+            (None, _) | (_, Encryption::Disable) => PortTls::Off,
+            (Some(front), Encryption::Allow) => PortTls::Offered(front),
+            (Some(front), Encryption::Require) => PortTls::Required(front),
         }
     }
 }
@@ -145,30 +145,7 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
     let prometheus = metrics::install()?;
     let (stage, shutdown) = Shutdown::new();
     let mut duties = JoinSet::new();
-    let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
-    let (topologies, sources) = watch_topology(&config.source, &names, &mut duties)?;
-    let (front, back) = load_tls(&config, &mut duties)?;
-    let gauges = Arc::<Gauges>::default();
-    let (crew, partings) =
-        start_crew(&config, &topologies, &shutdown).map_err(RunError::Threads)?;
-    let replicas = Replicas::new(config.slow_start, config.preferences.clone());
-    let shared = Arc::new(Shared {
-        gate: Gate::new(config.max_held, Arc::clone(&gauges)),
-        config,
-        topologies,
-        front,
-        back,
-        names,
-        sources,
-        cancels: Arc::default(),
-        crew,
-        ciphers,
-        gauges,
-        shutdown,
-        replicas,
-        refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
-        disbeliefs: Rarely::new(DISBELIEF_LOG_INTERVAL),
-    });
+    let (shared, partings) = share(config, ciphers, shutdown, &mut duties)?;
     let [write, read, http] = addresses;
     let listeners = [write, read];
     let admin =
@@ -200,12 +177,46 @@ pub async fn run(config: Config, ciphers: Handle) -> Result<Finished, RunError> 
     }
 }
 
+/// Makes what connections share; with what the relay threads hand back.
+fn share(
+    config: Config,
+    ciphers: Handle,
+    shutdown: Shutdown,
+    duties: &mut JoinSet<()>,
+) -> Result<(Arc<Shared>, UnboundedReceiver<Parted>), RunError> {
+    let names = Arc::new(Names::new(&config.resolvers).map_err(RunError::Names)?);
+    let (topologies, sources) = watch_topology(&config.source, &names, duties)?;
+    let (front, back) = load_tls(&config, duties)?;
+    let gauges = Arc::<Gauges>::default();
+    let (crew, partings) =
+        start_crew(&config, &topologies, &shutdown).map_err(RunError::Threads)?;
+    let replicas = Replicas::new(config.slow_start, config.preferences.clone());
+    let shared = Shared {
+        gate: Gate::new(config.max_held, Arc::clone(&gauges)),
+        config,
+        topologies,
+        front,
+        back,
+        names,
+        sources,
+        cancels: Arc::default(),
+        crew,
+        ciphers,
+        gauges,
+        shutdown,
+        replicas,
+        refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
+        disbeliefs: Rarely::new(DISBELIEF_LOG_INTERVAL),
+    };
+    Ok((Arc::new(shared), partings))
+}
+
 /// Begins to let clients in: by a relay thread at a port where they may be in clear, else by tasks.
 fn accept(ports: [(Listener, TcpListener); 2], shared: &Arc<Shared>) -> io::Result<JoinSet<()>> {
     let mut accepting = JoinSet::new();
     let mut in_clear = Vec::new();
     for (listener, socket) in ports {
-        if shared.back.is_some() || matches!(shared.door(listener), Door::Encrypted(_)) {
+        if shared.back.is_some() || matches!(shared.port_tls(listener), PortTls::Required(_)) {
             accepting.spawn(listener::run(socket, listener, Arc::clone(shared)));
         } else {
             in_clear.push((listener, socket.into_std()?.into()));
@@ -389,3 +400,6 @@ impl Sockets {
         ])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,8 +123,8 @@ async fn serve_session(
     shared: Arc<Shared>,
 ) {
     let listener = newcomer.listener;
-    let door = shared.door(listener);
-    let beginning = handshake::begin(client, said, newcomer.since, door, patience(&shared));
+    let tls = shared.port_tls(listener);
+    let beginning = handshake::begin(client, said, newcomer.since, tls, patience(&shared));
     let here = match Box::pin(beginning).await {
         Ok(Begun::InClear(client, opening)) => {
             Box::pin(go_on(Stream::Plain(client), opening, newcomer, &shared)).await

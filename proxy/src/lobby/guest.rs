@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::config::Mode;
 use crate::error::SessionError;
-use crate::handshake::{Door, NO};
+use crate::handshake::{NO, PortTls};
 use crate::lobby::call::{Call, Heard};
 use crate::lobby::{Around, Stranger};
 use crate::relay::engine::{Readiness, Token, Watch};
@@ -67,9 +67,9 @@ impl Guest {
         loop {
             match &mut self.stage {
                 Stage::Arriving(said) => {
-                    let door = around.shared.door(listener);
+                    let tls = around.shared.port_tls(listener);
                     let heard = match around.shared.config.mode {
-                        Mode::Session => hear(&self.client, said, door, around.buffer),
+                        Mode::Session => hear(&self.client, said, tls, around.buffer),
                         Mode::Tcp => Said::All,
                     };
                     match heard {
@@ -195,8 +195,8 @@ enum Said {
 
 /// Reads what there is of a client's first packet, and answers requests for encryption where there is
 /// none.
-fn hear(client: &OwnedFd, said: &mut Beginning, door: Door<'_>, buffer: &mut [u8]) -> Said {
-    let offers_tls = !matches!(door, Door::Plain);
+fn hear(client: &OwnedFd, said: &mut Beginning, tls: PortTls<'_>, buffer: &mut [u8]) -> Said {
+    let offers_tls = !matches!(tls, PortTls::Off);
     loop {
         match said.missing() {
             Ok(0) => match said.read() {

@@ -158,6 +158,11 @@ impl Crew {
         self.posts[0].mailbox.send(Letter::Door);
     }
 
+    #[cfg(test)]
+    pub fn panic(&self, thread: usize) {
+        self.posts[thread].mailbox.send(Letter::Panic);
+    }
+
     /// Hands a session to a thread.
     pub fn adopt(&self, session: Session) {
         self.posts[self.newcomers.load(Relaxed)].adopt(Box::new(session));

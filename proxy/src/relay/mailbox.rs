@@ -24,6 +24,9 @@ pub(super) enum Letter {
     Give(Move),
     /// End the thread. Sent once there is no session any more.
     Stop,
+    /// Panic, as a bug would have it.
+    #[cfg(test)]
+    Panic,
 }
 
 /// A queue with any number of writers and one reader, which sleeps in its engine.

@@ -244,6 +244,8 @@ impl<E: Engine> Shard<E> {
                     self.giving = Some(Giving { next: 0, due: 0, all: 0, what });
                 }
                 Letter::Stop => self.stopped = true,
+                #[cfg(test)]
+                Letter::Panic => panic!("as it was told to"),
             }
         }
     }
