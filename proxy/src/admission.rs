@@ -21,6 +21,7 @@ use crate::route::{self, Options, Seat, Target};
 use crate::runtime::Shared;
 use crate::session::Newcomer;
 use crate::session::dial::{self, DialError, Server};
+use crate::shortage::Shortage;
 use crate::shutdown::Stage;
 use crate::stream::Stream;
 use crate::tls::servers::NoTls;
@@ -70,7 +71,7 @@ async fn find(
     let mut topologies = shared.topologies.newest.clone();
     let mut pause = PAUSE_MIN;
     let mut held = None;
-    let mut disbelief = None;
+    let mut cause = None;
     loop {
         let topology = topologies.borrow_and_update().clone();
         let options = route::options(listener, topology.as_deref(), shared.config.reads);
@@ -85,7 +86,7 @@ async fn find(
                     let claim = reads.then(|| shared.replicas.claim(&target.id));
                     match attempt(&target, startup, shown, listener, budget, shared).await {
                         Ok(server) => return Ok(Admitted { target, server, claim }),
-                        Err(words) => disbelief = words.or(disbelief),
+                        Err(words) => cause = words.or(cause),
                     }
                 }
                 Some(Instant::now() + pause)
@@ -95,7 +96,7 @@ async fn find(
             held = Some(shared.gate.hold(listener)?);
         }
         if budget.is_spent() {
-            return Err(timed_out(listener, topology.as_deref(), disbelief, shared));
+            return Err(timed_out(listener, topology.as_deref(), cause, shared));
         }
         let until = match try_again {
             Some(at) => at.min(budget.deadline()),
@@ -146,20 +147,38 @@ async fn attempt(
         Ok(Err(error)) => error,
         Err(_) => DialError::Silent { limit: shared.config.hold_timeout },
     };
-    note_failure(target, &error, listener, shared);
-    if let DialError::Tls(error) = error {
-        return Err(Some(disbelieve(target, &error, shared)));
-    }
-    Err(None)
+    Err(note_failure(target, &error, listener, shared))
 }
 
-/// Takes note of a server that did not take a client.
-pub fn note_failure(target: &Target, error: &DialError, listener: Listener, shared: &Shared) {
+/// Takes note of a try that failed; says why, if that does not pass by itself.
+pub fn note_failure(
+    target: &Target,
+    error: &DialError,
+    listener: Listener,
+    shared: &Shared,
+) -> Option<String> {
     tracing::debug!(server = %target.id, %error, "a try failed");
     metrics::count_at(metrics::CONNECT_FAILURES, listener);
+    if let Some(shortage) = error.shortage() {
+        return Some(lament(target, error, shortage, shared));
+    }
     if target.seat == Seat::Standby {
         shared.replicas.refused(&target.id, std::time::Instant::now());
     }
+    match error {
+        DialError::Tls(error) => Some(disbelieve(target, error, shared)),
+        _ => None,
+    }
+}
+
+/// Tells the operator what the proxy lacks; the server has done nothing wrong.
+fn lament(target: &Target, error: &DialError, shortage: Shortage, shared: &Shared) -> String {
+    let words = format!("the proxy cannot reach {} at {}: {error}", target.id, target.address);
+    if let Some(left_out) = shared.shortages.now() {
+        let remedy = shortage.remedy();
+        tracing::warn!("{words}: {remedy} ({left_out} more since the last line)");
+    }
+    words
 }
 
 /// Tells the operator that a server is not believed, which does not pass by itself.
@@ -185,14 +204,14 @@ async fn superseded(listener: Listener, target: &Target, mut topologies: Topolog
 fn timed_out(
     listener: Listener,
     topology: Option<&Topology>,
-    disbelief: Option<String>,
+    cause: Option<String>,
     shared: &Shared,
 ) -> SessionError {
     let what = match listener {
         Listener::Write => Awaited::Primary,
         Listener::Read => Awaited::Reader,
     };
-    let because = disbelief.unwrap_or_else(|| why(topology));
+    let because = cause.unwrap_or_else(|| why(topology));
     SessionError::HoldTimeout { what, limit: shared.config.hold_timeout, because }
 }
 

@@ -39,6 +39,7 @@ pub mod route;
 pub mod runtime;
 pub mod service;
 pub mod session;
+pub mod shortage;
 pub mod shutdown;
 pub mod socket;
 pub mod stream;

@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
@@ -18,6 +17,7 @@ use crate::metrics;
 use crate::rarely::Rarely;
 use crate::runtime::Shared;
 use crate::session::{self, Newcomer};
+use crate::shortage::Shortage;
 use crate::shutdown::Stage;
 use crate::wire::startup::Beginning;
 
@@ -147,20 +147,18 @@ impl Default for Pauses {
 impl Pauses {
     /// Whether accept failed for want of something that comes back when connections end.
     pub fn are_due(error: &io::Error) -> bool {
-        matches!(
-            Errno::from_io_error(error),
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-        )
+        matches!(Shortage::of(error), Some(Shortage::Files | Shortage::Memory))
     }
 
     /// There is one.
     pub fn note(&self, listener: Listener, error: &io::Error) {
         metrics::count_at(metrics::ACCEPT_PAUSES, listener);
         if let Some(left_out) = self.0.now() {
+            let port = listener.as_str();
+            let remedy = Shortage::of(error).map_or("it is tried again", Shortage::remedy);
             tracing::warn!(
-                "accepting on the {} port pauses ({error}); raise the limit of open files; \
-                 {left_out} more pauses since the last line",
-                listener.as_str()
+                "accepting on the {port} port pauses ({error}): {remedy} ({left_out} more pauses \
+                 since the last line)"
             );
         }
     }

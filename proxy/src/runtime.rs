@@ -64,6 +64,8 @@ pub struct Shared {
     pub refusals: Rarely,
     /// Log lines about servers that are not believed.
     pub disbeliefs: Rarely,
+    /// Log lines about what the proxy lacks to reach a server.
+    pub shortages: Rarely,
 }
 
 impl Shared {
@@ -120,8 +122,8 @@ pub enum RunError {
 /// Between two log lines about refused clients.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two log lines about servers that are not believed: clients try them again and again.
-const DISBELIEF_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two log lines about servers that cannot be used: clients try them again and again.
+const TRIES_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often histograms are summed up while nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -206,7 +208,8 @@ fn share(
         shutdown,
         replicas,
         refusals: Rarely::new(REFUSAL_LOG_INTERVAL),
-        disbeliefs: Rarely::new(DISBELIEF_LOG_INTERVAL),
+        disbeliefs: Rarely::new(TRIES_LOG_INTERVAL),
+        shortages: Rarely::new(TRIES_LOG_INTERVAL),
     };
     Ok((Arc::new(shared), partings))
 }

@@ -81,7 +81,7 @@ impl Call {
                 _turn: turn,
             }),
             Err(error) => {
-                admission::note_failure(&target, &refused(error), listener, shared);
+                note_failure(&target, &refused(error), listener, shared);
                 Err(packet)
             }
         }
@@ -149,8 +149,13 @@ impl Call {
 
     /// It has come to nothing.
     pub(super) fn fail(&self, error: &DialError, listener: Listener, shared: &Shared) {
-        admission::note_failure(&self.target, error, listener, shared);
+        note_failure(&self.target, error, listener, shared);
     }
+}
+
+fn note_failure(target: &Target, error: &DialError, listener: Listener, shared: &Shared) {
+    // The control side tries again, and tells the client.
+    let _ = admission::note_failure(target, error, listener, shared);
 }
 
 fn refused(error: Errno) -> DialError {

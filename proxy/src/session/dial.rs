@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::names::ConnectError;
 use crate::runtime::Shared;
+use crate::shortage::Shortage;
 use crate::socket;
 use crate::stream::Stream;
 use crate::tls::servers::NoTls;
@@ -57,6 +58,14 @@ pub enum DialError {
     Lost(io::Error),
     #[error("it is not up: {says}")]
     NotUp { says: String },
+}
+
+impl DialError {
+    /// What the proxy lacked, where it is that and not the server.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let Self::Connect(ConnectError::Refused(error)) = self else { return None };
+        Shortage::of(error)
+    }
 }
 
 /// Connects, and encrypts where that is the rule.

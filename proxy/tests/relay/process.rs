@@ -1,11 +1,12 @@
 //! The process: starting, stopping, and what it says about mistakes.
 
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use crate::eventually::{eventually, soon};
-use crate::fake_server::{STARTUP, client_that_sends, rest};
+use crate::fake_server::{FakeServer, STARTUP, WELCOME, client_that_sends, expect, rest};
 use crate::postgres::{client, shared_pair};
 use crate::proxy::{self, Proxy};
 
@@ -89,6 +90,39 @@ async fn without_files_accepting_pauses_and_goes_on_when_there_are_some() {
     assert!(proxy.metric(pauses).await >= Some(1.0));
     let lines = proxy.log().matches("accepting on the write port pauses").count();
     assert_eq!(lines, 1, "however often it paused");
+}
+
+#[tokio::test]
+async fn a_standby_is_not_blamed_for_what_the_proxy_lacks() {
+    let standby = FakeServer::start().await;
+    let address = format!("127.0.0.1:{}", standby.port);
+    let proxy = Proxy::start(&["--primary", "127.0.0.1:1", "--replica", &address]);
+    let files = proxy.files().len();
+    let idle = client_that_sends(proxy.read_port, b"").await;
+    eventually("it is accepted", || async { proxy.files().len() == files + 1 }).await;
+    // One for the next client, and none for its server.
+    proxy.leave_files(1);
+    let mut client = client_that_sends(proxy.read_port, STARTUP).await;
+    let lacks = format!(
+        "the proxy cannot reach replica-1 at {address}: no connection (Too many open files (os error 24)): \
+         raise the limit of open files"
+    );
+    eventually("it says what it lacks", || async { proxy.log().contains(&lacks) }).await;
+    drop(idle);
+    let (mut server, _) = standby.accept().await;
+    server.write_all(WELCOME).await.unwrap();
+    expect(&mut client, WELCOME).await;
+    assert!(!proxy.log().contains("left out"), "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn a_client_that_waits_in_vain_is_told_what_the_proxy_lacks() {
+    let proxy = Proxy::start(&["--primary", "127.0.0.1:1", "--hold-timeout", "300ms"]);
+    proxy.leave_files(1);
+    let mut client = client_that_sends(proxy.write_port, STARTUP).await;
+    let told = rest(&mut client).await;
+    assert!(told.contains("the proxy cannot reach primary at 127.0.0.1:1"), "{told}");
+    assert!(told.contains("Too many open files"), "{told}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The proxy's own binary, on ports of its choice; stopped when dropped, its log shown if a test fails.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -65,6 +66,21 @@ impl Proxy {
     pub(crate) fn limit_files(&self, files: u64) {
         let limit = Rlimit { current: Some(files), maximum: Some(files) };
         prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
+    }
+
+    /// Lets it open so many more.
+    pub(crate) fn leave_files(&self, more: usize) {
+        let open = self.files();
+        // The limit is not of how many, but of their numbers; the lowest that is free is taken.
+        let last = (0..).filter(|number| !open.contains(number)).take(more).last();
+        self.limit_files(last.map_or(0, |last| last + 1));
+    }
+
+    /// The numbers of the files that it has open.
+    pub(crate) fn files(&self) -> BTreeSet<u64> {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let number = |file: std::fs::DirEntry| file.file_name().to_str().unwrap().parse().unwrap();
+        folder.map(|file| number(file.unwrap())).collect()
     }
 
     /// Waits until the process has ended.
