@@ -49,6 +49,11 @@ pub trait Observer {
     /// The next bytes of the server's stream, before the client has them.
     fn arrived(&mut self, bytes: &[u8]);
 
+    /// Whether the client has said that it leaves, so that the server closes by itself.
+    fn has_heard_farewell(&self) -> bool {
+        false
+    }
+
     /// Whether it wants the relay to end before more bytes come.
     fn wants_end(&self) -> bool {
         false
@@ -66,6 +71,10 @@ impl<O: Observer> Observer for Option<O> {
         if let Some(observer) = self {
             observer.arrived(bytes);
         }
+    }
+
+    fn has_heard_farewell(&self) -> bool {
+        self.as_ref().is_some_and(O::has_heard_farewell)
     }
 }
 
@@ -157,7 +166,9 @@ impl Relay {
                     // A server that is gone already cannot be told that the client is: no error.
                     Poll::Ready(Ok(())) => {
                         client_closed = true;
-                        upwards_done = Pin::new(&mut *server).poll_shutdown(cx).is_ready();
+                        // Who closes first keeps a port from others for a minute (TIME_WAIT).
+                        upwards_done = observer.has_heard_farewell()
+                            || Pin::new(&mut *server).poll_shutdown(cx).is_ready();
                     }
                     Poll::Ready(Err(Broken::Reading(error))) => {
                         return Poll::Ready(Some(Ended::ClientFailed(error)));

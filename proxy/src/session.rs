@@ -371,6 +371,10 @@ impl Observer for Leaving<'_> {
         self.follower.arrived(bytes);
     }
 
+    fn has_heard_farewell(&self) -> bool {
+        self.follower.has_heard_farewell()
+    }
+
     fn wants_end(&self) -> bool {
         self.leaves.load(Relaxed)
             && self.follower.as_ref().is_some_and(Follower::is_between_transactions)

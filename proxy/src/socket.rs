@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{getpeername, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
 /// Connections that may wait to be accepted; the kernel has a limit of its own (`net.core.somaxconn`).
@@ -31,6 +31,14 @@ pub fn prepare(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
     Ok(())
+}
+
+/// Whether the other end is within this machine, by its address; a connection that is gone is nowhere
+/// else.
+pub fn is_within_machine(socket: impl AsFd) -> bool {
+    let Ok(peer) = getpeername(socket) else { return true };
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 /// Listens for connections, each of which is prepared: Linux has them inherit that.

@@ -77,7 +77,17 @@ pub(super) struct Pair {
     /// The client said its last byte, and the server was told.
     client_closed: bool,
     /// The client has said that it leaves, and the server has nothing more to say.
-    leaves: bool,
+    farewell: Option<Farewell>,
+}
+
+/// What follows from a client's farewell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// It is over once the server has been told.
+    AtOnce,
+    /// It is over once the server closes. Who closes a connection first keeps its port from others for
+    /// a minute (TIME_WAIT), and the proxy has few for each server, while servers need none.
+    ByServer,
 }
 
 /// What an engine does after a change.
@@ -113,7 +123,12 @@ impl Pair {
     /// Whether this side is to be read from.
     pub(super) fn reads(&self, side: Side) -> bool {
         let way = &self.ways[side.index()];
-        matches!(way.source, Source::Open) && way.rest.is_empty() && !self.leaves
+        let may = match self.farewell {
+            None => true,
+            Some(Farewell::ByServer) => side == Side::Server,
+            Some(Farewell::AtOnce) => false,
+        };
+        may && matches!(way.source, Source::Open) && way.rest.is_empty()
     }
 
     /// Whether something waits for this side to take it.
@@ -171,22 +186,28 @@ impl Pair {
 
     /// The side said its last byte, or its connection broke.
     pub(super) fn ended(&mut self, side: Side, error: Option<io::Error>) {
+        if side == Side::Client && self.farewell == Some(Farewell::ByServer) {
+            // It said so before.
+            return;
+        }
         let way = self.from(side);
         if matches!(way.source, Source::Open) {
             way.source = error.map_or(Source::Ended, Source::Failed);
         }
     }
 
-    /// The client has said that it leaves, and the server has nothing more to say: it is over once the
-    /// server has been told that.
-    pub(super) fn take_leave(&mut self) {
-        self.leaves = true;
-        self.ended(Side::Client, None);
+    /// The client has said that it leaves, and the server has nothing more to say.
+    pub(super) fn take_leave(&mut self, farewell: Farewell) {
+        self.farewell = Some(farewell);
+        match farewell {
+            Farewell::AtOnce => self.ended(Side::Client, None),
+            Farewell::ByServer => self.client_closed = true,
+        }
     }
 
     /// Whether it is over once the server has taken what waits for it.
     pub(super) fn leaves(&self) -> bool {
-        self.leaves
+        self.farewell == Some(Farewell::AtOnce)
     }
 
     /// Sending to the side failed.
@@ -218,7 +239,7 @@ impl Pair {
         if upwards.is_clear() {
             match std::mem::take(&mut upwards.source) {
                 Source::Failed(error) => return Next::End(Ended::ClientFailed(error)),
-                Source::Ended if self.leaves => return Next::End(Ended::ByClient),
+                Source::Ended if self.farewell.is_some() => return Next::End(Ended::ByClient),
                 Source::Ended => {
                     upwards.source = Source::Over;
                     self.client_closed = true;

@@ -12,12 +12,13 @@ use crate::error::SessionError;
 use crate::listener::Listener;
 use crate::metrics::{self, OpenGuard};
 use crate::relay::bulk::Flow;
-use crate::relay::pair::{Pair, Side};
+use crate::relay::pair::{Farewell, Pair, Side};
 use crate::relay::{Ended, Observer};
 use crate::route::{Leave, Parting, Target, parting};
 use crate::session::follower::Follower;
 use crate::session::outcome;
 use crate::session::tracker::Tracker;
+use crate::socket;
 
 /// An established session whose sockets are plain TCP, and non-blocking.
 #[derive(Debug)]
@@ -100,12 +101,20 @@ impl Session {
         match from {
             Side::Client => {
                 self.follower.asked(bytes);
-                if self.follower.as_ref().is_some_and(Follower::has_heard_farewell) {
-                    self.pair.take_leave();
+                if self.follower.has_heard_farewell() {
+                    self.pair.take_leave(self.farewell());
                 }
             }
             Side::Server => self.follower.arrived(bytes),
         }
+    }
+
+    /// Linux uses a port again after a second where both ends are within one machine (ip-sysctl,
+    /// `tcp_tw_reuse`), and to wait for the server's end costs a look more.
+    #[cold]
+    fn farewell(&self) -> Farewell {
+        let is_near = socket::is_within_machine(self.socket(Side::Server));
+        if is_near { Farewell::AtOnce } else { Farewell::ByServer }
     }
 
     /// Takes a side for a sender of bulk where that is due. Says whether it did.

@@ -18,6 +18,22 @@ impl Observer for Seen {
     }
 }
 
+/// Has heard a farewell once anything was asked.
+#[derive(Default)]
+struct Leaving(bool);
+
+impl Observer for Leaving {
+    fn asked(&mut self, _bytes: &[u8]) {
+        self.0 = true;
+    }
+
+    fn arrived(&mut self, _bytes: &[u8]) {}
+
+    fn has_heard_farewell(&self) -> bool {
+        self.0
+    }
+}
+
 async fn connected_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -134,4 +150,23 @@ async fn streams_that_hold_bytes_back_are_flushed_before_more_is_waited_for() {
         heard = timeout(LIMIT, talk) => heard.unwrap(),
     };
     assert_eq!(&heard, b"question");
+}
+
+#[tokio::test]
+async fn after_a_farewell_the_server_closes_first() {
+    let (mut client, mut client_side) = connected_pair().await;
+    let (mut server_side, mut server) = connected_pair().await;
+    let (mut relay, mut leaving) = (relay(b""), Leaving::default());
+    let both = async {
+        client.write_all(b"X").await.unwrap();
+        drop(client);
+        server.read_exact(&mut [0]).await.unwrap();
+        let more = timeout(Duration::from_millis(100), server.read(&mut [0])).await;
+        assert!(more.is_err(), "the proxy has closed first: {more:?}");
+        drop(server);
+    };
+    let relaying = relay.run(&mut client_side, &mut server_side, &mut leaving);
+    let all = async { tokio::join!(relaying, both) };
+    let (ended, ()) = timeout(LIMIT, all).await.unwrap();
+    assert!(matches!(ended, Some(Ended::ByClient)), "{ended:?}");
 }

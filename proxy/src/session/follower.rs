@@ -46,11 +46,6 @@ impl Follower {
         self.tracker.is_outside_transaction() && self.questions.are_settled()
     }
 
-    /// Whether the client has said that it leaves, and waits for nothing.
-    pub fn has_heard_farewell(&self) -> bool {
-        self.questions.are_over()
-    }
-
     /// Whether the client waits is part of what a standby has to do.
     fn note(&mut self) {
         if let Some(claim) = &mut self.claim {
@@ -76,5 +71,10 @@ impl Observer for Follower {
         if let Some(key) = self.tracker.take_key() {
             self.registered = Some(self.cancels.register(key, self.target.address.clone()));
         }
+    }
+
+    /// And waits for nothing.
+    fn has_heard_farewell(&self) -> bool {
+        self.questions.are_over()
     }
 }

@@ -1,12 +1,13 @@
 //! Relay threads between sockets of this process.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use dugong_topology::{Address, Generation, Phase, Revision, Topology};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch::Sender;
 use tokio::time::timeout;
@@ -26,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// AuthenticationOk, ReadyForQuery: two whole messages.
 const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 
 /// A crew, and what the control side would hold.
 struct Bench {
@@ -52,8 +55,14 @@ impl Bench {
 
     /// The far ends of a session on `pg-1`: the client's and the server's.
     async fn session(&self, listener: Listener, spoken: &[u8]) -> (TcpStream, TcpStream) {
-        let (client, client_side) = connected_pair().await;
         let (server_side, server) = connected_pair().await;
+        let server_side = server_side.into_std().unwrap().into();
+        (self.session_with(server_side, listener, spoken).await, server)
+    }
+
+    /// The client's far end of a session with that server.
+    async fn session_with(&self, server: OwnedFd, listener: Listener, spoken: &[u8]) -> TcpStream {
+        let (far_client, client) = connected_pair().await;
         let target = Arc::new(Target {
             id: "pg-1".parse().unwrap(),
             address: Address::loopback(1),
@@ -62,10 +71,9 @@ impl Bench {
         let follower = Follower::new(Arc::clone(&target), Arc::clone(&self.cancels));
         let open = self.gauges.open(listener);
         let terms = Terms { listener, target, follower: Some(follower), open };
-        let [near_client, near_server] =
-            [client_side, server_side].map(|socket| socket.into_std().unwrap().into());
-        self.crew.adopt(Session::new(near_client, near_server, spoken.to_vec(), terms));
-        (client, server)
+        let client = client.into_std().unwrap().into();
+        self.crew.adopt(Session::new(client, server, spoken.to_vec(), terms));
+        far_client
     }
 
     /// Publishes a topology whose primary is another one.
@@ -440,6 +448,31 @@ async fn servers_that_end_together_end_their_own_sessions_after_their_last_messa
     within("the answer", quick.read_exact(&mut byte)).await.unwrap();
 }
 
+/// What is no address of this machine's loopback, a socket of another kind too, is elsewhere.
+async fn a_server_elsewhere_closes_first_when_a_client_says_farewell(engine: EngineChoice) {
+    let bench = Bench::new(engine, 1);
+    for client_stays in [true, false] {
+        let (server_side, mut server) = UnixStream::pair().unwrap();
+        let server_side = server_side.into_std().unwrap().into();
+        let mut client = bench.session_with(server_side, Listener::Write, WELCOME).await;
+        client.write_all(TERMINATE).await.unwrap();
+        if !client_stays {
+            client.shutdown().await.unwrap();
+        }
+        let mut heard = [0; TERMINATE.len()];
+        within("the farewell", server.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard, TERMINATE);
+        // Nothing is a condition to wait for: a proxy that closed would do so at once.
+        let more = timeout(Duration::from_millis(100), server.read(&mut heard)).await;
+        assert!(more.is_err(), "the proxy has closed first: {more:?}");
+        drop(server);
+        let mut said = Vec::new();
+        within("the client's end", client.read_to_end(&mut said)).await.unwrap();
+        assert_eq!(said, WELCOME);
+        within("all sessions end", bench.gauges.deserted()).await;
+    }
+}
+
 async fn what_the_client_did_not_take_yet_goes_before_the_last_word(engine: EngineChoice) {
     let mut bench = Bench::new(engine, 1);
     // More than the kernel keeps for one connection; whole messages, so that something may follow.
@@ -480,5 +513,6 @@ with_both_engines![
     who_closes_first_decides_how_a_session_ends,
     a_failover_parts_with_every_session_and_loses_no_byte_of_theirs,
     servers_that_end_together_end_their_own_sessions_after_their_last_message,
+    a_server_elsewhere_closes_first_when_a_client_says_farewell,
     what_the_client_did_not_take_yet_goes_before_the_last_word,
 ];
