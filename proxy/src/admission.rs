@@ -165,10 +165,8 @@ pub fn note_failure(
     if target.seat == Seat::Standby {
         shared.replicas.refused(&target.id, std::time::Instant::now());
     }
-    match error {
-        DialError::Tls(error) => Some(disbelieve(target, error, shared)),
-        _ => None,
-    }
+    let DialError::Tls(error) = error else { return None };
+    Some(disbelieve(target, error, shared))
 }
 
 /// Tells the operator what the proxy lacks; the server has done nothing wrong.

@@ -65,6 +65,8 @@ enum Source {
     Ended,
     /// The connection broke.
     Failed(io::Error),
+    /// It has said that it leaves: nothing follows from its end any more.
+    Left,
     /// The end was passed on, or the other side takes nothing any more.
     Over,
 }
@@ -76,8 +78,9 @@ pub(super) struct Pair {
     ways: [Way; 2],
     /// The client said its last byte, and the server was told.
     client_closed: bool,
-    /// The client has said that it leaves, and the server has nothing more to say.
-    farewell: Option<Farewell>,
+    /// The client has said that it leaves, and the server has nothing more to say: it is over once the
+    /// server has been told.
+    leaves: bool,
 }
 
 /// What follows from a client's farewell.
@@ -123,12 +126,7 @@ impl Pair {
     /// Whether this side is to be read from.
     pub(super) fn reads(&self, side: Side) -> bool {
         let way = &self.ways[side.index()];
-        let may = match self.farewell {
-            None => true,
-            Some(Farewell::ByServer) => side == Side::Server,
-            Some(Farewell::AtOnce) => false,
-        };
-        may && matches!(way.source, Source::Open) && way.rest.is_empty()
+        matches!(way.source, Source::Open) && way.rest.is_empty() && !self.leaves
     }
 
     /// Whether something waits for this side to take it.
@@ -186,10 +184,6 @@ impl Pair {
 
     /// The side said its last byte, or its connection broke.
     pub(super) fn ended(&mut self, side: Side, error: Option<io::Error>) {
-        if side == Side::Client && self.farewell == Some(Farewell::ByServer) {
-            // It said so before.
-            return;
-        }
         let way = self.from(side);
         if matches!(way.source, Source::Open) {
             way.source = error.map_or(Source::Ended, Source::Failed);
@@ -198,16 +192,21 @@ impl Pair {
 
     /// The client has said that it leaves, and the server has nothing more to say.
     pub(super) fn take_leave(&mut self, farewell: Farewell) {
-        self.farewell = Some(farewell);
         match farewell {
-            Farewell::AtOnce => self.ended(Side::Client, None),
-            Farewell::ByServer => self.client_closed = true,
+            Farewell::AtOnce => {
+                self.leaves = true;
+                self.ended(Side::Client, None);
+            }
+            Farewell::ByServer => {
+                self.client_closed = true;
+                self.from(Side::Client).source = Source::Left;
+            }
         }
     }
 
     /// Whether it is over once the server has taken what waits for it.
     pub(super) fn leaves(&self) -> bool {
-        self.farewell == Some(Farewell::AtOnce)
+        self.leaves
     }
 
     /// Sending to the side failed.
@@ -232,20 +231,20 @@ impl Pair {
                 }
                 Source::Ended => return Next::End(Ended::ServerClosed),
                 Source::Failed(error) => return Next::End(Ended::ServerFailed(error)),
-                open @ (Source::Open | Source::Over) => downwards.source = open,
+                open @ (Source::Open | Source::Left | Source::Over) => downwards.source = open,
             }
         }
         let upwards = &mut self.ways[Side::Client.index()];
         if upwards.is_clear() {
             match std::mem::take(&mut upwards.source) {
                 Source::Failed(error) => return Next::End(Ended::ClientFailed(error)),
-                Source::Ended if self.farewell.is_some() => return Next::End(Ended::ByClient),
+                Source::Ended if self.leaves => return Next::End(Ended::ByClient),
                 Source::Ended => {
                     upwards.source = Source::Over;
                     self.client_closed = true;
                     return Next::ShutServer;
                 }
-                open @ (Source::Open | Source::Over) => upwards.source = open,
+                open @ (Source::Open | Source::Left | Source::Over) => upwards.source = open,
             }
         }
         Next::Continue
