@@ -94,7 +94,7 @@ pub struct Counters {
 /// Why a relay ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// The client said its last byte, and then the server did.
+    /// The client said its last byte, or that it leaves, and then the server ended.
     ByClient,
     /// The server closed while the client was there. Everything it said was passed on.
     ServerClosed,
@@ -183,7 +183,9 @@ impl Relay {
             Poll::Ready(match downwards {
                 Poll::Pending if observer.wants_end() => None,
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(()) | Err(Broken::Reading(_))) if client_closed => {
+                Poll::Ready(Ok(()) | Err(Broken::Reading(_)))
+                    if client_closed || observer.has_heard_farewell() =>
+                {
                     Some(Ended::ByClient)
                 }
                 Poll::Ready(Ok(())) => Some(Ended::ServerClosed),

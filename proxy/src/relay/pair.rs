@@ -76,7 +76,7 @@ enum Source {
 pub(super) struct Pair {
     /// By [`Side::index`] of the side that is read from.
     ways: [Way; 2],
-    /// The client said its last byte, and the server was told.
+    /// The client said its last byte or its farewell, and the server was told.
     client_closed: bool,
     /// The client has said that it leaves, and the server has nothing more to say: it is over once the
     /// server has been told.

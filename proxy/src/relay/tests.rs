@@ -154,19 +154,23 @@ async fn streams_that_hold_bytes_back_are_flushed_before_more_is_waited_for() {
 
 #[tokio::test]
 async fn after_a_farewell_the_server_closes_first() {
-    let (mut client, mut client_side) = connected_pair().await;
-    let (mut server_side, mut server) = connected_pair().await;
-    let (mut relay, mut leaving) = (relay(b""), Leaving::default());
-    let both = async {
-        client.write_all(b"X").await.unwrap();
-        drop(client);
-        server.read_exact(&mut [0]).await.unwrap();
-        let more = timeout(Duration::from_millis(100), server.read(&mut [0])).await;
-        assert!(more.is_err(), "the proxy has closed first: {more:?}");
-        drop(server);
-    };
-    let relaying = relay.run(&mut client_side, &mut server_side, &mut leaving);
-    let all = async { tokio::join!(relaying, both) };
-    let (ended, ()) = timeout(LIMIT, all).await.unwrap();
-    assert!(matches!(ended, Some(Ended::ByClient)), "{ended:?}");
+    for client_stays in [true, false] {
+        let (mut client, mut client_side) = connected_pair().await;
+        let (mut server_side, mut server) = connected_pair().await;
+        let (mut relay, mut leaving) = (relay(b""), Leaving::default());
+        let both = async {
+            client.write_all(b"X").await.unwrap();
+            if !client_stays {
+                client.shutdown().await.unwrap();
+            }
+            server.read_exact(&mut [0]).await.unwrap();
+            let more = timeout(Duration::from_millis(100), server.read(&mut [0])).await;
+            assert!(more.is_err(), "the proxy has closed first: {more:?}");
+            drop(server);
+        };
+        let relaying = relay.run(&mut client_side, &mut server_side, &mut leaving);
+        let all = async { tokio::join!(relaying, both) };
+        let (ended, ()) = timeout(LIMIT, all).await.unwrap();
+        assert!(matches!(ended, Some(Ended::ByClient)), "client stays: {client_stays}: {ended:?}");
+    }
 }
